@@ -1,0 +1,137 @@
+"""Exceptions, split by whose fault they are, each with an errno.
+
+==================  =====================================================================
+`WorldError`        a disk, a network or an origin failed.  Trying again later may help.
+`CallerError`       the program or the user asked for something that makes no sense.
+`PluginError`       a backend, netfs adapter or wrapper broke its contract.
+`InstallationError` what is installed cannot be used: missing, twice, or for another API.
+==================  =====================================================================
+
+A cache miss is none of these: it is a value (`fscache_core.outcome`).  Every class is an
+`OSError`, so code that only knows ordinary files handles them; the ones with a well-known
+built-in counterpart (`FileNotFoundError`, `PermissionError`, ...) are that as well.
+"""
+
+import errno as _errno
+
+
+class FscacheError(OSError):
+    """Anything this project raises on purpose.  ``errno`` is always set."""
+
+    default_errno = _errno.EIO
+
+    def __init__(self, message: str, *, errno: int | None = None) -> None:
+        super().__init__(self.default_errno if errno is None else errno, message)
+        self.message = message
+
+    def __str__(self) -> str:
+        return self.message
+
+    def __reduce__(self) -> tuple[object, ...]:
+        # OSError would call the class with (errno, strerror), which is not our signature.
+        return (_rebuild, (type(self), self.message, self.errno))
+
+
+def _rebuild(kind: type[FscacheError], message: str, errno: int) -> FscacheError:
+    error = kind.__new__(kind)
+    FscacheError.__init__(error, message, errno=errno)
+    return error
+
+
+class WorldError(FscacheError):
+    """A disk, a network or an origin failed."""
+
+
+class CallerError(FscacheError):
+    """The call makes no sense: a bad argument, use after relinquish, a bad option."""
+
+    default_errno = _errno.EINVAL
+
+
+class PluginError(FscacheError):
+    """A plugin broke its contract.  ``plugin`` is its name as the user knows it."""
+
+    default_errno = _errno.EPROTO
+
+    def __init__(self, message: str, *, plugin: str = "?", errno: int | None = None) -> None:
+        super().__init__(message, errno=errno)
+        self.plugin = plugin
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return (_rebuild_plugin, (self.message, self.plugin, self.errno))
+
+
+def _rebuild_plugin(message: str, plugin: str, errno: int) -> PluginError:
+    return PluginError(message, plugin=plugin, errno=errno)
+
+
+class InstallationError(FscacheError):
+    """Something that is installed, or should be, cannot be used."""
+
+    default_errno = _errno.ENOPKG if hasattr(_errno, "ENOPKG") else _errno.ENOENT
+
+
+# -- the cache side of the world ---------------------------------------------------------
+
+
+class CacheIOError(WorldError):
+    """The backing store failed (EIO).  Core stops the cache; readers go on from the origin."""
+
+
+class NoSpaceError(WorldError):
+    """Below ``bstop`` or ``fstop``, or over a ceiling (ENOBUFS).  Core kills that object only."""
+
+    default_errno = _errno.ENOBUFS
+
+
+class CacheUnusableError(WorldError):
+    """The cache cannot be bound at all: no such directory, no rights, no user xattrs, ..."""
+
+
+# -- the origin side of the world --------------------------------------------------------
+
+
+class OriginError(WorldError):
+    """The origin answered with a failure, or did not answer.  Names origin, file and cause."""
+
+
+class OriginNotFoundError(OriginError, FileNotFoundError):
+    """There is no such file at the origin (ENOENT)."""
+
+    default_errno = _errno.ENOENT
+
+
+class OriginPermissionError(OriginError, PermissionError):
+    """The origin refused: wrong credentials or missing rights (EACCES)."""
+
+    default_errno = _errno.EACCES
+
+
+class OriginUnreachableError(OriginError, ConnectionError):
+    """The origin could not be reached: name, route, refused, lost (EHOSTUNREACH)."""
+
+    default_errno = _errno.EHOSTUNREACH
+
+
+class OriginTimeoutError(OriginUnreachableError, TimeoutError):
+    """The origin stopped answering within the deadline (ETIMEDOUT)."""
+
+    default_errno = _errno.ETIMEDOUT
+
+
+class StaleError(OriginError):
+    """The version that was opened is no longer to be had (ESTALE).  Open the file again."""
+
+    default_errno = _errno.ESTALE
+
+
+class OfflineError(WorldError):
+    """Offline, and what was asked for is not cached (ENODATA)."""
+
+    default_errno = _errno.ENODATA
+
+
+class UnsupportedError(CallerError):
+    """The plugin in question does not offer this operation (EOPNOTSUPP)."""
+
+    default_errno = _errno.EOPNOTSUPP
