@@ -1,0 +1,53 @@
+# Each target does all the set-up it needs (tools/set_up.py): the virtual environment .venv, and Debian packages where
+# it may install them. PYTHON names the interpreter to make .venv with, ARGS is passed on: make test ARGS="-k cull -x"
+
+PYTHON ?= python3
+ARGS ?=
+BIN := .venv/bin
+CODE := $(wildcard fscache_core backends netfs_adapters frontends tests examples benchmarks tools)
+
+.PHONY: help setup demo test lint format bench soak clean
+
+help:
+	@echo "make demo     read a real tree through one cache from SFTP and S3: cold, warm, offline"
+	@echo "make test     all tests (ARGS=... goes to pytest)"
+	@echo "make lint     ruff, mypy, import contracts"
+	@echo "make format   let ruff format and fix what it can"
+	@echo "make bench    benchmarks (ARGS=...)"
+	@echo "make soak     the long-running tests (ARGS=...)"
+	@echo "make setup    only the set-up, once more, also what could not be installed before"
+	@echo "make clean    remove .venv and everything generated"
+
+setup:
+	@$(PYTHON) tools/set_up.py --again
+
+demo test lint format bench soak: | ready
+.PHONY: ready
+ready:
+	@$(PYTHON) tools/set_up.py
+
+demo:
+	@$(BIN)/python examples/demo.py $(ARGS)
+
+test:
+	@$(BIN)/pytest $(ARGS)
+
+lint:
+	$(BIN)/ruff check --output-format concise $(CODE)
+	$(BIN)/ruff format --check $(CODE)
+	$(BIN)/mypy $(CODE)
+	$(BIN)/lint-imports --no-logo
+
+format:
+	$(BIN)/ruff check --fix $(CODE)
+	$(BIN)/ruff format $(CODE)
+
+bench:
+	@$(BIN)/python -m benchmarks $(ARGS)
+
+soak:
+	@$(BIN)/python -m benchmarks.soak $(ARGS)
+
+clean:
+	rm -rf .venv build dist .coverage .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	find $(CODE) -name __pycache__ -type d -prune -exec rm -rf {} +

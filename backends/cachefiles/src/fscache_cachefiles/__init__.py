@@ -1,0 +1,1 @@
+"""A cache in a directory, shared by any number of processes: the cachefiles backend of fscache."""

@@ -1,0 +1,1 @@
+"""The core of fscache: cookies, objects and operations between netfs adapters and cache backends."""
