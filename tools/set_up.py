@@ -5,10 +5,10 @@
 Runs on the system's Python (3.11 or newer) and its standard library alone, without a terminal and without
 input. `make` calls it before every target; with nothing to do it takes a fraction of a second.
 
-The Python part must succeed, or the exit status is 1. The Debian part installs what is missing where it may (as
-root, or where sudo asks for no password) and otherwise says what is missing and what is skipped for want of it;
-it never fails the set-up. What could not be installed is not tried again until the list changes, `--again` is
-given, or `make clean` has removed `.venv`.
+The Python part must succeed, or the exit status is 1. The Debian part installs what is missing where it may
+(as root, or where sudo asks for no password) and otherwise says what is missing and what is skipped for want
+of it; it never fails the set-up. What could not be installed is not tried again until the list changes,
+`--again` is given, or `make clean` has removed `.venv`.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 OLDEST_PYTHON = (3, 11)
 ROOT = Path(__file__).resolve().parent.parent
 VENV = ROOT / ".venv"
-PYTHON = VENV / "bin" / "python"
+PYTHON = str(VENV / "bin" / "python")
 CONSTRAINTS = ROOT / "constraints.txt"
 STAMP = VENV / "set-up.json"
 POLICY = Path("/usr/sbin/policy-rc.d")
@@ -84,7 +84,7 @@ def fingerprint() -> str:
     return digest.hexdigest()
 
 
-def run(command: Sequence[str | Path]) -> None:
+def run(command: Sequence[str]) -> None:
     """Run quietly; raises CalledProcessError, after its output went to stderr, if the command fails."""
     done = subprocess.run(
         command,
@@ -96,7 +96,7 @@ def run(command: Sequence[str | Path]) -> None:
     )
     if done.returncode:
         print(done.stdout, file=sys.stderr, end="", flush=True)
-        raise subprocess.CalledProcessError(done.returncode, list(map(str, command)))
+        raise subprocess.CalledProcessError(done.returncode, list(command))
 
 
 def make_venv() -> None:
@@ -108,17 +108,18 @@ def make_venv() -> None:
             return
     say(f"making {VENV.name} with Python {sys.version.split()[0]}")
     if importlib.util.find_spec("ensurepip") is not None:
-        run([sys.executable, "-m", "venv", "--clear", VENV])
+        run([sys.executable, "-m", "venv", "--clear", str(VENV)])
     else:
         # Debian keeps ensurepip in python3-venv; but its pip can put a pip into an environment without one.
-        run([sys.executable, "-m", "venv", "--clear", "--without-pip", VENV])
-        run([sys.executable, "-m", "pip", "--python", PYTHON, "install", "-q", "-c", CONSTRAINTS, "pip"])
+        run([sys.executable, "-m", "venv", "--clear", "--without-pip", str(VENV)])
+        pip = ["-m", "pip", "--python", PYTHON, "install", "-q", "-c", str(CONSTRAINTS)]
+        run([sys.executable, *pip, "pip"])
 
 
 def install_packages() -> None:
     """Install all packages of this checkout editable, and what they, their tests and `make lint` need."""
     pip = [PYTHON, "-m", "pip", "--no-input", "--disable-pip-version-check"]
-    pip += ["install", "-q", "-c", CONSTRAINTS]
+    pip += ["install", "-q", "-c", str(CONSTRAINTS)]
     # Building without isolation takes the build tools from here: one download, of the pinned version.
     run([*pip, "pip", "setuptools", "hatchling", "editables"])
     core, *plugins = packages()
@@ -164,11 +165,11 @@ def no_service_starts(root: Sequence[str]) -> Iterator[None]:
     with tempfile.NamedTemporaryFile("w", suffix="-policy-rc.d") as policy:
         policy.write("#!/bin/sh\n# Here while fscache's set-up installs packages.\nexit 101\n")
         policy.flush()
-        run([*root, "install", "-m", "755", policy.name, POLICY])
+        run([*root, "install", "-m", "755", policy.name, str(POLICY)])
     try:
         yield
     finally:
-        run([*root, "rm", "-f", POLICY])
+        run([*root, "rm", "-f", str(POLICY)])
 
 
 def install_debian(names: Sequence[str], root: Sequence[str]) -> None:
@@ -238,9 +239,8 @@ def set_up(again: bool) -> int:
 
 def main(arguments: Sequence[str]) -> int:
     if sys.version_info < OLDEST_PYTHON:
-        say(
-            f"Python 3.11 or newer is needed, and this is {sys.version.split()[0]}; try make PYTHON=python3.12"
-        )
+        found = sys.version.split()[0]
+        say(f"Python 3.11 or newer is needed, and this is {found}; try make PYTHON=python3.12")
         return 1
     if unknown := set(arguments) - {"--again"}:
         say(f"unknown arguments: {' '.join(sorted(unknown))}")
