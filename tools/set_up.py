@@ -134,6 +134,10 @@ def missing_tools() -> list[Tool]:
     return [tool for tool in TOOLS if shutil.which(tool.program, path=SEARCH_PATH) is None]
 
 
+def missing_packages() -> list[str]:
+    return sorted({tool.package for tool in missing_tools()})
+
+
 def missing_build_packages() -> list[str]:
     """What compiling pyxattr, which has no wheels for Linux, lacks here."""
     found: dict[str, bool] = {
@@ -173,32 +177,34 @@ def no_service_starts(root: Sequence[str]) -> Iterator[None]:
 
 
 def install_debian(names: Sequence[str], root: Sequence[str]) -> None:
-    """Install Debian packages; raises CalledProcessError or OSError."""
+    """Install Debian packages; if not all of them can be, then those that can. Raises CalledProcessError."""
     say(f"installing Debian packages: {' '.join(names)}")
     apt = [*root, "env", "DEBIAN_FRONTEND=noninteractive", "apt-get", "-qy", "-oDPkg::Lock::Timeout=300"]
+    install = [*apt, "install", "--no-install-recommends"]
     run([*apt, "update"])
     with no_service_starts(root):
-        run([*apt, "install", "--no-install-recommends", *names])
-    if "openssh-server" in names:
+        try:
+            run([*install, *names])
+        except subprocess.CalledProcessError:
+            for name in names:
+                with contextlib.suppress(subprocess.CalledProcessError):
+                    run([*install, name])
+    if "openssh-server" in names and shutil.which("sshd", path=SEARCH_PATH) is not None:
         # The tests run an sshd of their own. Nobody asked for one that starts with the machine.
         for disable in (["systemctl", "disable", "ssh.service"], ["update-rc.d", "ssh", "disable"]):
             if shutil.which(disable[0], path=SEARCH_PATH) is not None:
                 run([*root, *disable])
 
 
-def try_debian(names: Sequence[str], given_up: Sequence[str]) -> list[str]:
-    """Install `names` where that is possible; returns those to give up on."""
-    if not names or set(names) <= set(given_up):
-        return list(names)
+def try_debian(names: Sequence[str]) -> None:
+    """Install `names` where that may be done without asking; what is still missing then is said elsewhere."""
     root = as_root()
-    if root is None:
-        return list(names)
+    if not names or root is None:
+        return
     try:
         install_debian(names, root)
     except (subprocess.CalledProcessError, OSError) as error:
-        say(f"could not install them: {error}")
-        return list(names)
-    return []
+        say(f"Debian packages: {error}")
 
 
 # --- Both ------------------------------------------------------------------------------------------------
@@ -216,7 +222,7 @@ def set_up(again: bool) -> int:
     stamp = {} if again else read_stamp()
     wanted = fingerprint()
     if stamp.get("python") != wanted:
-        try_debian(missing_build_packages(), [])
+        try_debian(missing_build_packages())
         try:
             make_venv()
             say("installing the packages of this checkout and what they need, from constraints.txt")
@@ -226,14 +232,13 @@ def set_up(again: bool) -> int:
             if lacking := missing_build_packages():
                 say(f"pyxattr is compiled here; missing for that: {' '.join(lacking)}")
             return 1
-    given_up = stamp.get("given_up")
-    before = [str(name) for name in given_up] if isinstance(given_up, list) else []
-    names = sorted({tool.package for tool in missing_tools()})
-    now = try_debian(names, before)
-    if stamp != (state := {"python": wanted, "given_up": now}):
-        STAMP.write_text(json.dumps(state) + "\n")
+    given_up = stamp.get("given_up", [])
+    if missing_packages() != given_up:
+        try_debian(missing_packages())
+        given_up = missing_packages()
     for tool in missing_tools():
-        say(f"missing {tool.program} (Debian: {tool.package}): skipped: {tool.skipped}")
+        say(f"missing {tool.program} (Debian: {tool.package}); skipped: {tool.skipped}")
+    STAMP.write_text(json.dumps({"python": wanted, "given_up": given_up}) + "\n")
     return 0
 
 
