@@ -1,1 +1,5 @@
-"""Files below a local directory (a slow disk, a network mount), for fscache."""
+"""Files of any mounted directory (a slow disk, NFS, a FUSE mount), for fscache."""
+
+from netfs_localdir.netfs import LocaldirNetfs
+
+__all__ = ["LocaldirNetfs"]
