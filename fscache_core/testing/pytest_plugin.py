@@ -1,0 +1,100 @@
+"""Fixtures for whoever tests an adapter or a backend; pytest finds them where fscache-core is installed.
+
+Servers start when the first test asks, and serve the whole session: use names of your own in them, and bring
+back what you stop. What is not installed skips the test, with the reason.
+"""
+
+from __future__ import annotations
+
+import itertools
+import shutil
+from contextlib import ExitStack
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from fscache_core.testing.filesystems import FilesystemKind
+    from fscache_core.testing.http_origin import CountingOrigin
+    from fscache_core.testing.s3_server import S3Server
+    from fscache_core.testing.sftp_server import SftpServer
+
+# Nothing of fscache_core is imported before a fixture is used: pytest loads this module in every project that
+# has fscache-core installed.
+_MOUNT_SIZE = 512 << 20
+
+
+@pytest.fixture(scope="session")
+def fscache_sftp() -> Iterator[SftpServer]:
+    """A running SFTP server: OpenSSH, else asyncssh."""
+    from fscache_core.testing.sftp_server import sftp_server
+    from fscache_core.testing.workspace import ServerNotInstalledError
+
+    try:
+        server = sftp_server()
+    except ServerNotInstalledError as error:
+        pytest.skip(str(error))
+    with server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def fscache_s3() -> Iterator[S3Server]:
+    """A running S3 server: Ceph, else moto.  Skip what is in its ``lacks``."""
+    from fscache_core.testing.s3_server import s3_server
+    from fscache_core.testing.workspace import ServerNotInstalledError
+
+    try:
+        server = s3_server()
+    except ServerNotInstalledError as error:
+        pytest.skip(str(error))
+    with server:
+        yield server
+
+
+@pytest.fixture
+def fscache_http_origin() -> Iterator[CountingOrigin]:
+    """An empty `CountingOrigin` of the test's own: it starts in milliseconds, and counts start at nothing."""
+    from fscache_core.testing.http_origin import CountingOrigin
+
+    with CountingOrigin() as origin:
+        yield origin
+
+
+@pytest.fixture(scope="session")
+def _fscache_mount(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[FilesystemKind], Path]]:
+    """Root of the session's one mount of each kind."""
+    from fscache_core.testing.filesystems import loop_mount
+
+    paths: dict[FilesystemKind, Path] = {}
+    with ExitStack() as mounts:
+
+        def mount(kind: FilesystemKind) -> Path:
+            if kind not in paths:
+                directory = tmp_path_factory.mktemp(f"fscache-{kind}")
+                paths[kind] = mounts.enter_context(loop_mount(kind, _MOUNT_SIZE, directory)).path
+            return paths[kind]
+
+        yield mount
+
+
+_directory_numbers = itertools.count()
+
+
+@pytest.fixture(params=["ext4", "xfs", "btrfs", "tmpfs"])
+def fscache_filesystem(
+    request: pytest.FixtureRequest, _fscache_mount: Callable[[FilesystemKind], Path]
+) -> Iterator[Path]:
+    """A fresh directory (0700) on each filesystem in turn, 512 MiB large."""
+    from fscache_core.testing.filesystems import why_unavailable
+
+    kind: FilesystemKind = request.param
+    if (why := why_unavailable(kind)) is not None:
+        pytest.skip(why)
+    directory = _fscache_mount(kind) / f"test-{next(_directory_numbers)}"
+    directory.mkdir(mode=0o700)
+    yield directory
+    shutil.rmtree(directory)
