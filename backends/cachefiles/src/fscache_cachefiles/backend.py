@@ -1,0 +1,509 @@
+"""The cachefiles backend: hooks of the contract over a cache directory.
+
+One directory, any number of processes, no daemon: the filesystem is all they share.  What is on disk
+is described in `namei` (names and representations), `blockmap` (which pages are valid), `ledger`
+(how much is stored) and `graveyard` (what is being built or deleted).
+
+Threads: everything that may wait for the disk runs in worker threads of this cache's own limiter,
+one hop per hook; only `read_resident` and the byte-range locks are done where they are called.
+"""
+
+import errno
+import logging
+import os
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, TypeVar, TypeVarTuple
+
+import trio
+
+from fscache_cachefiles import options, xattr
+from fscache_cachefiles.admission import Admission
+from fscache_cachefiles.backing import Backing, Index, Place
+from fscache_cachefiles.bind import Root, open_root
+from fscache_cachefiles.graveyard import Graveyard
+from fscache_cachefiles.ledger import Ledger, fill_lock_start
+from fscache_cachefiles.lock import try_lock_range, unlock_range
+from fscache_cachefiles.namei import BusyError, Namei, Opened, OpenedIndex
+from fscache_cachefiles.object import CachefilesObject, Work
+from fscache_cachefiles.scan import weigh_all
+from fscache_cachefiles.space import SpaceGuard, statvfs_of
+from fscache_cachefiles.xattr import Label
+from fscache_core.errors import (
+    CacheIOError,
+    CacheUnusableError,
+    CallerError,
+    FscacheError,
+    NoSpaceError,
+    WorldError,
+)
+from fscache_core.folio import PAGE_SHIFT, Folio
+from fscache_core.hookspecs import API_VERSION, cache_hook
+from fscache_core.outcome import (
+    NOT_RESIDENT,
+    AuxOutcome,
+    ConsistencyOutcome,
+    LockOutcome,
+    LookupOutcome,
+    ReadOutcome,
+    ReserveOutcome,
+    WriteOutcome,
+)
+
+if TYPE_CHECKING:
+    from fscache_core.cache import Cache
+    from fscache_core.cookie import Cookie
+    from fscache_core.object import CacheObject
+    from fscache_core.operation import Operation, Retrieval, Storage
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
+
+#: Bytes read per thread hop: others get their turn in between.
+_READ_SIZE = 4 << 20
+_SMALL_LOCK_SIZE = 16  # one byte per page of a small object
+_LOCK_WAIT_SECONDS = 1.0
+_STALE_TRIES = 8
+
+# What a failing disk says.  Everything else concerns one object only.
+_IO_ERRORS = frozenset(
+    {errno.EIO, errno.ENODEV, errno.ENXIO, errno.EUCLEAN, errno.ESHUTDOWN, errno.EREMOTEIO}
+)
+
+
+class CachefilesBackend:
+    """A cache in a directory.
+
+    Args:
+      dir: the cache directory; made with mode 0700 if it is missing.
+      verify: when checksums are compared: ``touch`` (first use, and whenever the disk was read),
+        ``always`` or ``never``.
+      brun, bcull, bstop, frun, fcull, fstop: percentages of the filesystem's blocks and inodes;
+        0 <= stop < cull < run < 100.
+      max_bytes, max_files: ceilings for the whole directory, whoever writes to it.  Sizes may be
+        written as ``500M`` or ``20G``.
+      force: use a directory on a network filesystem.
+      sync: flush the filesystem when the cache is withdrawn.  Nothing needs it: a crash costs cached
+        data, never wrong data.
+      secctx: SELinux label for new files, where SELinux is on.
+
+    Raises:
+      CallerError: an option makes no sense.
+    """
+
+    name = "cachefiles"
+    api_version = API_VERSION
+
+    def __init__(
+        self,
+        dir: str | os.PathLike[str] | None = None,  # the option's name, as the reference has it
+        *,
+        verify: str = "touch",
+        brun: int | str = 7,
+        bcull: int | str = 5,
+        bstop: int | str = 1,
+        frun: int | str = 7,
+        fcull: int | str = 5,
+        fstop: int | str = 1,
+        max_bytes: int | str | None = None,
+        max_files: int | str | None = None,
+        force: bool | str = False,
+        sync: bool | str = False,
+        secctx: str | None = None,
+    ) -> None:
+        if dir is None or not os.fspath(dir):
+            raise CallerError("cachefiles: no directory given (dir=/path/of/the/cache)")
+        self.dir = os.fspath(dir)
+        self._verify = options.verify(verify)
+        self._percent = options.percentages(
+            brun=brun, bcull=bcull, bstop=bstop, frun=frun, fcull=fcull, fstop=fstop
+        )
+        self._max_bytes = options.size("max_bytes", max_bytes)
+        self._max_files = options.size("max_files", max_files)
+        self._force = options.switch("force", force)
+        self._sync = options.switch("sync", sync)
+        self._secctx = secctx
+        self._limiter = trio.CapacityLimiter(16)
+        self._root: Root | None = None
+        self._work: Work | None = None
+        self._master: Index | None = None
+        #: Blocks that did not match their checksum since the cache was bound.
+        self.verification_failures = 0
+
+    # -- the cache -----------------------------------------------------------------------
+
+    @cache_hook
+    async def bind_cache(self, cache: "Cache") -> None:
+        del cache
+        root, self._work = await trio.to_thread.run_sync(self._bind, limiter=self._limiter)
+        self._root = root
+        self._master = Index("", os.dup(root.cache))
+
+    def _bind(self) -> tuple[Root, Work]:
+        root = open_root(self.dir, force=self._force)
+        try:
+            guard = SpaceGuard(statvfs_of(root.directory), self._percent)
+            ledger = Ledger(
+                root.ledger, self._max_files, self._max_bytes, lambda: weigh_all(root.cache, root.graveyard)
+            )
+            ledger.open()
+            admission = Admission(guard, ledger)
+            graveyard = Graveyard(root.graveyard, ledger)
+            work = Work(Namei(root, admission, graveyard, self._verify), admission, graveyard)
+            graveyard.reap()
+        except BaseException as error:
+            root.close()
+            if isinstance(error, OSError) and not isinstance(error, FscacheError):
+                reason = error.strerror or str(error)
+                raise CacheUnusableError(
+                    f"cache directory {root.path}: {reason}", errno=error.errno
+                ) from error
+            raise
+        return root, work
+
+    @cache_hook
+    async def unbind_cache(self) -> None:
+        root, self._root = self._root, None
+        self._work = self._master = None
+        if root is not None:
+            root.close()
+
+    @cache_hook
+    async def sync_cache(self) -> None:
+        if self._sync:
+            await self._in_thread(os.sync)
+
+    # -- objects -------------------------------------------------------------------------
+
+    @cache_hook
+    def alloc_object(self, cache: "Cache", cookie: "Cookie") -> CachefilesObject:
+        return CachefilesObject(cache, cookie)
+
+    @cache_hook
+    async def lookup_object(self, obj: "CacheObject") -> LookupOutcome:
+        obj = _own(obj)
+        parent = obj.parent
+        if parent is None:
+            obj.index = self._master
+            return LookupOutcome.OBTAINED
+        index = self._master if parent.parent is None else _own(parent).index
+        if index is None:
+            raise WorldError(f"{obj!r}: its parent is not an index", errno=errno.ENOBUFS)
+        obj.place = Place(index, obj.cooked)
+        obj.take_version()
+        for _ in range(_STALE_TRIES):
+            try:
+                outcome = await (self._find_index(obj) if obj.is_index else self._find(obj))
+            except BusyError:
+                return LookupOutcome.RETRY
+            if outcome is not None:
+                return outcome
+        return LookupOutcome.RETRY
+
+    async def _find(self, obj: CachefilesObject) -> LookupOutcome | None:
+        """Find a data object.  None: look again."""
+        assert obj.place is not None
+        work = self._bound()
+        found = await self._in_thread(work.namei.open_object, obj.place)
+        if found is None:
+            if not obj.lookup_negative():
+                return LookupOutcome.ABSENT
+            if obj.size == 0:
+                await self._in_thread(work.store_empty, obj)
+            return LookupOutcome.CREATED
+        if isinstance(found, Opened):
+            outcome = _judge(obj, found.label, found.backing.size)
+            if outcome is not AuxOutcome.OBSOLETE:
+                obj.backing = found.backing
+                pin = await self._in_thread(xattr.read_pin, found.backing.descriptor)
+                if pin is not None:
+                    obj.pinned, obj.reserved_size = pin.pinned, pin.reserved_size
+                obj.label, obj.size = found.label, found.backing.size
+                await self._bring_up_to_date(obj, outcome)
+                obj.obtained_object()
+                return LookupOutcome.OBTAINED
+            inode = found.backing.inode
+            del found
+        else:
+            log.warning("%r (%r): %s; not used", obj, obj.cookie, found.fault)
+            inode = found.inode
+        await self._in_thread(work.bury, obj.place, inode)
+        obj.retrying_stale()
+        return None
+
+    async def _bring_up_to_date(self, obj: CachefilesObject, outcome: AuxOutcome) -> None:
+        cookie = obj.cookie
+        if cookie.aux is None:
+            return
+        work = self._bound()
+        if outcome is AuxOutcome.NEEDS_UPDATE:
+            obj.label = Label(cookie.type, cookie.aux)
+            await self._in_thread(work.relabel, obj)
+        if obj.size != cookie.object_size:
+            await self._in_thread(work.remake, obj, cookie.object_size)
+
+    async def _find_index(self, obj: CachefilesObject) -> LookupOutcome | None:
+        assert obj.place is not None
+        work = self._bound()
+        found = await self._in_thread(work.namei.open_index, obj.place)
+        if found is None:
+            if not obj.lookup_negative():
+                return LookupOutcome.ABSENT
+            obj.index = await self._in_thread(work.namei.make_index, obj.place, obj.label)
+            return None if obj.index is None else LookupOutcome.CREATED
+        if isinstance(found, OpenedIndex):
+            outcome = _judge(obj, found.label, 0)
+            if outcome is not AuxOutcome.OBSOLETE:
+                obj.index = found.index
+                if outcome is AuxOutcome.NEEDS_UPDATE and obj.cookie.aux is not None:
+                    await self._in_thread(work.relabel, obj)
+                obj.obtained_object()
+                return LookupOutcome.OBTAINED
+            inode = found.index.inode
+            del found
+        else:
+            inode = found.inode
+        await self._in_thread(work.bury, obj.place, inode)
+        obj.retrying_stale()
+        return None
+
+    @cache_hook
+    async def check_consistency(self, op: "Operation") -> ConsistencyOutcome:
+        obj = _own(op.object)
+        label: Label | None = obj.label
+        backing = obj.backing
+        if backing is not None and backing.published:
+            try:
+                label = await self._in_thread(xattr.read_label, backing.descriptor)
+            except xattr.BadAttributeError:
+                return ConsistencyOutcome.STALE
+        if label is None or _judge(obj, label, obj.size) is not AuxOutcome.OKAY:
+            return ConsistencyOutcome.STALE
+        return ConsistencyOutcome.CONSISTENT
+
+    @cache_hook
+    async def update_object(self, obj: "CacheObject") -> None:
+        obj = _own(obj)
+        if obj.cookie.aux is None:
+            return
+        obj.label = Label(obj.cookie.type, obj.cookie.aux)
+        await self._in_thread(self._bound().relabel, obj)
+
+    @cache_hook
+    async def attr_changed(self, obj: "CacheObject") -> None:
+        obj = _own(obj)
+        size = obj.cookie.object_size
+        obj.set_store_limit(size)
+        if size != obj.size:
+            await self._in_thread(self._bound().remake, obj, size)
+
+    @cache_hook
+    async def invalidate_object(self, op: "Operation") -> None:
+        obj = _own(op.object)
+        work = self._bound()
+        await self._in_thread(lambda: work.relinquish_backing(obj, retire=True))
+        obj.take_version()
+        obj.damaged.clear()
+        if obj.size == 0:
+            await self._in_thread(work.store_empty, obj)
+
+    @cache_hook
+    async def drop_object(self, obj: "CacheObject") -> None:
+        obj = _own(obj)
+        work = self._bound()
+        self._unlock_all(obj)
+        if not obj.is_index:
+            await self._in_thread(work.drop, obj)
+            return
+        index, obj.index = obj.index, None
+        if index is None or obj.place is None:
+            return  # not available, or the master index, which is never removed
+        inode = index.inode
+        del index
+        if obj.retired:
+            await self._in_thread(work.bury, obj.place, inode)
+        else:
+            await self._in_thread(work.namei.remove_empty_index, obj.place, inode)
+
+    # -- promises ------------------------------------------------------------------------
+
+    @cache_hook
+    async def pin_object(self, obj: "CacheObject") -> ReserveOutcome:
+        try:
+            await self._in_thread(self._bound().pin, _own(obj), True)
+        except NoSpaceError:
+            return ReserveOutcome.REFUSED
+        return ReserveOutcome.GRANTED
+
+    @cache_hook
+    async def unpin_object(self, obj: "CacheObject") -> None:
+        await self._in_thread(self._bound().pin, _own(obj), False)
+
+    @cache_hook
+    async def reserve_space(self, obj: "CacheObject", reserved_size: int) -> ReserveOutcome:
+        granted = await self._in_thread(self._bound().reserve, _own(obj), reserved_size)
+        return ReserveOutcome.GRANTED if granted else ReserveOutcome.REFUSED
+
+    # -- pages ---------------------------------------------------------------------------
+
+    @cache_hook
+    def read_resident(self, obj: "CacheObject", offset: int, buffer: memoryview) -> int:
+        backing: Backing | None = obj.backing  # type: ignore[attr-defined]  # a check here costs as much as the rest
+        if backing is None:
+            return NOT_RESIDENT
+        if backing.whole:
+            try:
+                count = os.preadv(backing.data, (buffer,), offset, backing.read_flags)
+            except OSError:
+                return NOT_RESIDENT
+            return count if count == len(buffer) else NOT_RESIDENT
+        return backing.read_resident(offset, buffer)
+
+    @cache_hook
+    async def read_or_alloc_pages(self, op: "Retrieval", folios: Sequence[Folio]) -> ReadOutcome:
+        obj = _own(op.object)
+        missing = sum(folio.n_pages for folio in folios)
+        backing = obj.backing
+        if backing is not None:
+            for folio in folios:
+                for at in range(folio.first, folio.end, _READ_SIZE >> PAGE_SHIFT):
+                    part = folio.part(at, min(_READ_SIZE >> PAGE_SHIFT, folio.end - at))
+                    if not backing.count_present(part.first, part.n_pages):
+                        continue
+                    runs, damaged = await self._in_thread(backing.read_runs, part.first, part.buffer)
+                    for first, n_pages in runs:
+                        op.end_io(first, n_pages)
+                        missing -= n_pages
+                    if damaged:
+                        self.verification_failures += len(set(damaged) - obj.damaged)
+                        self._bound().note_damage(obj, damaged)
+        return ReadOutcome.HIT if not missing else self._room(missing)
+
+    @cache_hook
+    async def allocate_pages(self, op: "Retrieval", folios: Sequence[Folio]) -> ReadOutcome:
+        del op
+        return self._room(sum(folio.n_pages for folio in folios))
+
+    def _room(self, n_pages: int) -> ReadOutcome:
+        # One statvfs and one read of a page that is in memory: not worth a thread.
+        try:
+            has_room = self._bound().admission.has_room(n_pages)
+        except OSError as error:
+            raise _translated(error, "asking for space") from error
+        return ReadOutcome.NO_DATA if has_room else ReadOutcome.NO_BUFFERS
+
+    @cache_hook
+    async def write_page(self, op: "Storage", folio: Folio) -> WriteOutcome:
+        return await self._in_thread(self._bound().store, _own(op.object), folio.first, folio.buffer)
+
+    @cache_hook
+    async def resident_pages(self, obj: "CacheObject") -> Sequence[tuple[int, int]]:
+        backing = _own(obj).backing
+        if backing is None:
+            return []
+        return await self._in_thread(backing.resident_runs)
+
+    # -- fill locks ----------------------------------------------------------------------
+
+    @cache_hook
+    async def lock_pages(self, obj: "CacheObject", first: int, n_pages: int) -> LockOutcome:
+        """Large objects are locked page by page on their map, small ones as a whole on the ledger."""
+        obj = _own(obj)
+        work = self._bound()
+        try:
+            if not obj.is_small and obj.backing is None:
+                await self._in_thread(work.ensure_backing, obj)
+            backing = obj.backing
+            present = 0 if backing is None else backing.count_present(first, n_pages)
+            deadline = trio.current_time() + _LOCK_WAIT_SECONDS
+            pause = 0.001
+            while not self._try_lock(obj, backing, first, n_pages):
+                if trio.current_time() > deadline:
+                    return LockOutcome.CHANGED
+                await trio.sleep(pause)
+                pause = min(pause * 2, 0.02)
+                if backing is not None and backing.count_present(first, n_pages) != present:
+                    return LockOutcome.CHANGED
+            obj.held.add(first, n_pages)
+            if obj.is_small and (backing is None or not backing.published):
+                # Nobody sees a small object before it is whole; the one before us may have finished it.
+                await self._in_thread(work.adopt, obj)
+        except (FscacheError, BusyError) as error:
+            log.debug("%r: no fill lock: %s", obj, error)
+        return LockOutcome.LOCKED
+
+    def _try_lock(self, obj: CachefilesObject, backing: Backing | None, first: int, n_pages: int) -> bool:
+        try:
+            if obj.is_small:
+                if obj.held:
+                    return True
+                return try_lock_range(self._ledger, self._small_lock_start(obj), _SMALL_LOCK_SIZE)
+            if backing is None or not backing.writable:
+                return True
+            return try_lock_range(backing.map, first, n_pages)
+        except OSError as error:
+            raise _translated(error, "locking") from error
+
+    @cache_hook
+    def unlock_pages(self, obj: "CacheObject", first: int, n_pages: int) -> None:
+        obj = _own(obj)
+        if not obj.held.overlaps(first, n_pages):
+            return
+        obj.held.remove(first, n_pages)
+        if obj.is_small:
+            if not obj.held:
+                unlock_range(self._ledger, self._small_lock_start(obj), _SMALL_LOCK_SIZE)
+        elif obj.backing is not None:
+            unlock_range(obj.backing.map, first, n_pages)
+
+    def _unlock_all(self, obj: CachefilesObject) -> None:
+        for first, n_pages in list(obj.held):
+            self.unlock_pages(obj, first, n_pages)
+
+    @staticmethod
+    def _small_lock_start(obj: CachefilesObject) -> int:
+        assert obj.place is not None
+        return fill_lock_start(obj.place.path)
+
+    # -- threads -------------------------------------------------------------------------
+
+    @property
+    def _ledger(self) -> int:
+        assert self._root is not None
+        return self._root.ledger
+
+    def _bound(self) -> Work:
+        if self._work is None:
+            raise CacheIOError(f"the cache in {self.dir} is not bound")
+        return self._work
+
+    async def _in_thread(self, function: Callable[[*Ts], T], *args: *Ts) -> T:
+        """Run blocking work; what the filesystem says comes out as the contract wants it."""
+        try:
+            return await trio.to_thread.run_sync(function, *args, limiter=self._limiter)
+        except FscacheError:
+            raise
+        except OSError as error:
+            raise _translated(error, getattr(function, "__name__", "work")) from error
+
+
+def _own(obj: "CacheObject") -> CachefilesObject:
+    assert isinstance(obj, CachefilesObject)
+    return obj
+
+
+def _judge(obj: CachefilesObject, label: Label, object_size: int) -> AuxOutcome:
+    if label.cookie_type != obj.cookie.type:
+        return AuxOutcome.OBSOLETE
+    return obj.check_aux(label.aux, object_size)
+
+
+def _translated(error: OSError, doing: str) -> FscacheError:
+    number = error.errno or errno.EIO
+    text = f"cachefiles: {doing}: {error.strerror or error}"
+    if number in (errno.ENOSPC, errno.EDQUOT):
+        return NoSpaceError(text)
+    if number in _IO_ERRORS:
+        return CacheIOError(text, errno=number)
+    return WorldError(text, errno=number)

@@ -1,0 +1,514 @@
+"""The backing of a data object: one version of it, which is one inode, and reading and storing its pages.
+
+A small object (up to one block) is a regular file; its only block map entry lies in its seal, and
+while it is not yet whole, in memory.  A large one is a directory with ``data`` and ``map``.
+
+Pages that are valid never change.  So who has verified a block once may go on using it, and who
+finds other bytes where valid pages are supposed to be has found damage, or was given another
+version of the file (`ContentChangedError`).
+
+Everything here blocks its thread, except `read_resident`.
+"""
+
+import enum
+import os
+import threading
+from array import array
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from fscache_cachefiles.blockmap import (
+    BLOCK_SHIFT,
+    BLOCK_SIZE,
+    PAGES_PER_BLOCK,
+    block_count,
+    block_size,
+    checksum_entry,
+    mask_of,
+    pread_entries,
+    pwrite_entries,
+    runs_of,
+    seed_of,
+    whole_mask,
+)
+from fscache_cachefiles.lock import unlock_range, wait_lock_range
+from fscache_core.folio import PAGE_SHIFT, PAGE_SIZE, PageRuns
+from fscache_core.outcome import NOT_RESIDENT
+
+_ENTRY_LOCKS_START = 1 << 40  # byte ranges of the map file beyond any page index
+_ENTRY_LOCK_SECONDS = 1.0
+
+_scratch = threading.local()
+
+
+class Verify(enum.Enum):
+    """When the checksum of a block is compared."""
+
+    TOUCH = "touch"  #: the first time a process uses it, and whenever its bytes came from the disk
+    ALWAYS = "always"  #: every time
+    NEVER = "never"
+
+
+class ContentChangedError(Exception):
+    """A valid page was to be stored again with other bytes."""
+
+
+class EntryBusyError(Exception):
+    """Another process is changing the same block and does not get on with it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where an object belongs: below which index, under which cooked name."""
+
+    index: "Index"
+    cooked: str
+
+    @property
+    def path(self) -> str:
+        """Relative to ``cache/``."""
+        return f"{self.index.path}/{self.cooked}" if self.index.path else self.cooked
+
+    @property
+    def name(self) -> str:
+        return self.cooked.rpartition("/")[2]
+
+    @property
+    def container(self) -> list[str]:
+        """The ``@`` and ``+`` directories between the index and the name."""
+        return self.cooked.split("/")[:-1]
+
+
+class Index:
+    """The backing of an index object: its directory, held in use until the last reference is gone."""
+
+    __slots__ = ("descriptor", "inode", "path")
+
+    def __init__(self, path: str, descriptor: int) -> None:
+        self.path = path  #: relative to ``cache/``; empty for the master index
+        self.descriptor = descriptor
+        self.inode = os.fstat(descriptor).st_ino
+
+    def __del__(self) -> None:
+        os.close(self.descriptor)
+
+
+class Backing:
+    """One version of a data object.
+
+    The descriptors are closed with the last reference, so a thread in `read_resident` keeps
+    what it reads from.  Closing also gives back the in-use lock and all fill locks.
+
+    Args:
+      place: where it is, or will be when it is published.
+      size: of the object, bytes.
+      nonce: of its seal.
+      data: descriptor of the content; of a small object also the entry itself.
+      directory, map_: descriptors of a large object, else -1.
+      entry: block map entry of a small object.
+      writable: whether ``data`` and ``map_`` are open for writing.
+    """
+
+    __slots__ = (
+        "_mutex",
+        "_n_good",
+        "_table",
+        "data",
+        "directory",
+        "entry",
+        "inode",
+        "map",
+        "n_blocks",
+        "nonce",
+        "place",
+        "published",
+        "read_flags",
+        "reserved_size",
+        "seed",
+        "size",
+        "temporary",
+        "verify",
+        "whole",
+        "writable",
+    )
+
+    def __init__(
+        self,
+        place: Place,
+        size: int,
+        nonce: int,
+        *,
+        data: int,
+        directory: int = -1,
+        map_: int = -1,
+        entry: int = 0,
+        writable: bool = True,
+        published: bool = True,
+        verify: Verify = Verify.TOUCH,
+        read_flags: int = 0,
+    ) -> None:
+        self.place = place
+        self.size = size
+        self.nonce = nonce
+        self.data = data
+        self.directory = directory
+        self.map = map_
+        self.entry = entry
+        self.writable = writable
+        self.published = published  #: others can find it
+        self.temporary: str | None = None  #: name in the graveyard of a small one that is not published
+        self.reserved_size = 0  #: bytes already paid for
+        self.verify = verify
+        self.read_flags = read_flags
+        self.seed = seed_of(place.path, nonce)
+        self.n_blocks = block_count(size)
+        self.inode = os.fstat(self.descriptor).st_ino
+        self.whole = False  #: every block was verified whole, and once is enough
+        self._table = array("Q", bytes(8 * self.n_blocks))  # per block the entry that was verified
+        self._n_good = 0
+        self._mutex = threading.Lock()
+
+    @property
+    def descriptor(self) -> int:
+        """The entry: what carries label, seal, pin and the in-use lock."""
+        return self.data if self.directory < 0 else self.directory
+
+    @property
+    def is_small(self) -> bool:
+        return self.directory < 0
+
+    @property
+    def is_complete(self) -> bool:
+        """For a small object: whether every page is there."""
+        return mask_of(self.entry) == whole_mask(self.size, 0)
+
+    def __del__(self) -> None:
+        for descriptor in (self.map, self.data, self.directory):
+            if descriptor >= 0:
+                os.close(descriptor)
+
+    # -- reading -------------------------------------------------------------------------
+
+    def read_resident(self, offset: int, buffer: memoryview) -> int:
+        """Copy a range if the page cache has it and it is, or can now be, verified.  Never blocks."""
+        end = offset + len(buffer)
+        first, last = offset >> BLOCK_SHIFT, (end - 1) >> BLOCK_SHIFT
+        trusted = self.verify is not Verify.ALWAYS
+        try:
+            if trusted and first == last and self._table[first] & 0xFFFF == 0xFFFF:
+                if os.preadv(self.data, (buffer,), offset, self.read_flags) == len(buffer):
+                    return len(buffer)
+                return NOT_RESIDENT
+            if not buffer:
+                return 0
+            entries = self._entries(first, last, trusted, self.read_flags)
+            if not _covers(entries, first, offset, end):
+                return NOT_RESIDENT
+            bad = self._read_verified(offset, buffer, first, entries, self.read_flags, trusted)
+            return NOT_RESIDENT if bad is None or bad else len(buffer)
+        except OSError:  # the disk is needed, or it failed: both are for a thread to find out
+            return NOT_RESIDENT
+
+    def read_runs(self, first: int, buffer: memoryview) -> tuple[list[tuple[int, int]], list[int]]:
+        """Read the valid pages of a run of pages, verifying all of them.
+
+        Returns:
+          The runs ``(first, n_pages)`` that are in their place now, and the blocks that were damaged.
+
+        Raises:
+          OSError: the disk failed.
+        """
+        left = max(self.size - (first << PAGE_SHIFT), 0)
+        if len(buffer) > left:  # what lies beyond the end reads as zero
+            buffer[left:] = bytes(len(buffer) - left)
+            buffer = buffer[:left]
+        n_pages = (len(buffer) + PAGE_SIZE - 1) >> PAGE_SHIFT
+        if not n_pages:
+            return [], []
+        end = first + n_pages
+        low, high = first // PAGES_PER_BLOCK, (end - 1) // PAGES_PER_BLOCK
+        wanted = PageRuns()
+        wanted.add(first, n_pages)
+        good = PageRuns()
+        bad: list[int] = []
+        # A block can look damaged because its entry was replaced while we read.  Look twice.
+        for _ in range(2):
+            entries = self._entries(low, high, False, 0)
+            bad = []
+            for run_first, run_pages in list(_valid_runs(entries, low, wanted)):
+                at = run_first - first
+                part = buffer[at << PAGE_SHIFT : (at + run_pages) << PAGE_SHIFT]
+                block = run_first // PAGES_PER_BLOCK
+                last = (run_first + run_pages - 1) // PAGES_PER_BLOCK
+                found = self._read_verified(
+                    run_first << PAGE_SHIFT, part, block, entries[block - low : last - low + 1], 0, False
+                )
+                good.add(run_first, run_pages)
+                wanted.remove(run_first, run_pages)
+                for block in found or ():
+                    good.remove(block * PAGES_PER_BLOCK, PAGES_PER_BLOCK)
+                    at = max(block * PAGES_PER_BLOCK, run_first)
+                    wanted.add(at, min((block + 1) * PAGES_PER_BLOCK, run_first + run_pages) - at)
+                    bad.append(block)
+            if not bad:
+                break
+        return list(good), bad
+
+    def resident_runs(self) -> list[tuple[int, int]]:
+        """The pages that the map says are valid, not verified."""
+        wanted = PageRuns()
+        if self.n_blocks:
+            wanted.add(0, self.n_blocks * PAGES_PER_BLOCK)
+        return list(_valid_runs(self._entries(0, self.n_blocks - 1, False, 0), 0, wanted))
+
+    def count_present(self, first: int, n_pages: int) -> int:
+        """How many pages of a run the map calls valid.  Never blocks; a hint, and 1 if the disk is needed."""
+        low, high = first // PAGES_PER_BLOCK, (first + n_pages - 1) // PAGES_PER_BLOCK
+        wanted = PageRuns()
+        wanted.add(first, n_pages)
+        try:
+            entries = self._entries(low, high, False, self.read_flags)
+        except OSError:
+            return 1
+        return sum(count for _, count in _valid_runs(entries, low, wanted))
+
+    def _entries(self, first: int, last: int, trusted: bool, flags: int) -> Sequence[int]:
+        if self.map < 0:
+            return (self.entry,)
+        if trusted:
+            known = self._table[first : last + 1]
+            if all(mask_of(entry) == 0xFFFF for entry in known):
+                return known
+        return pread_entries(self.map, first, last - first + 1, flags)
+
+    def _read_verified(
+        self, offset: int, buffer: memoryview, first: int, entries: Sequence[int], flags: int, trusted: bool
+    ) -> list[int] | None:
+        """Read a range all of whose pages ``entries`` calls valid; the blocks that do not match.
+
+        None: ``flags`` has RWF_NOWAIT and not everything was at hand.
+        """
+        end = offset + len(buffer)
+        last = first + len(entries) - 1
+        never = self.verify is Verify.NEVER
+        table = self._table
+        check = [
+            not never and not (trusted and table[first + at] == entry) for at, entry in enumerate(entries)
+        ]
+        # A block is checked as a whole, so what lies before and after the range is read with it.
+        start, stop = offset, end
+        if check[0]:
+            start = first << BLOCK_SHIFT
+        if check[-1]:
+            stop = (last << BLOCK_SHIFT) + (mask_of(entries[-1]).bit_length() << PAGE_SHIFT)
+            stop = max(end, min(stop, self.size))
+        pieces: list[memoryview] = [buffer]
+        if start < offset:
+            pieces.insert(0, _scratch_buffer("head")[: offset - start])
+        if stop > end:
+            pieces.append(_scratch_buffer("tail")[: stop - end])
+        count = os.preadv(self.data, pieces, start, flags)
+        if count < stop - start:
+            if flags:
+                return None
+            while count < stop - start:  # a signal, or the file was cut off
+                more = os.preadv(self.data, _after(pieces, count), start + count, 0)
+                if not more:
+                    break
+                count += more
+        bad: list[int] = []
+        for at, entry in enumerate(entries):
+            block = first + at
+            if not check[at]:
+                continue
+            low = (block << BLOCK_SHIFT) - start
+            high = min(low + block_size(self.size, block), stop - start)
+            if len(pieces) == 1:
+                content: Sequence[memoryview] = (buffer[low:high],)
+            else:
+                content = _slice(pieces, low, high)
+            valid_end = (block << BLOCK_SHIFT) + (mask_of(entry).bit_length() << PAGE_SHIFT)
+            if count < min(valid_end, self.size) - start or entry != checksum_entry(
+                self.seed, block, mask_of(entry), content
+            ):
+                bad.append(block)
+        if count == stop - start:
+            self._note_verified(first, entries, bad)
+        return bad
+
+    def _note_verified(self, first: int, entries: Sequence[int], bad: Sequence[int]) -> None:
+        table = self._table
+        with self._mutex:
+            for block, entry in enumerate(entries, first):
+                known = 0 if block in bad else entry
+                if table[block] == known:
+                    continue
+                whole = whole_mask(self.size, block)
+                self._n_good += (mask_of(known) == whole) - (mask_of(table[block]) == whole)
+                table[block] = known
+            self.whole = self._n_good == self.n_blocks and self.verify is not Verify.ALWAYS
+
+    # -- storing -------------------------------------------------------------------------
+
+    def new_pages(self, first: int, buffer: memoryview) -> int:
+        """How many pages of a run are not valid yet and beyond what is reserved: what has to be paid for."""
+        n_pages = (len(buffer) + PAGE_SIZE - 1) >> PAGE_SHIFT
+        wanted = PageRuns()
+        wanted.add(first, n_pages)
+        low, high = first // PAGES_PER_BLOCK, (first + n_pages - 1) // PAGES_PER_BLOCK
+        for run_first, run_pages in list(_valid_runs(self._entries(low, high, False, 0), low, wanted)):
+            wanted.remove(run_first, run_pages)
+        paid = (self.reserved_size + PAGE_SIZE - 1) >> PAGE_SHIFT
+        if paid:
+            wanted.remove(0, paid)
+        return wanted.total()
+
+    def store(self, first: int, buffer: memoryview) -> list[int]:
+        """Store a run of pages: the data, then the entries.
+
+        Returns:
+          Blocks whose earlier pages were damaged; only the new ones are valid there now.
+
+        Raises:
+          ContentChangedError: a valid page has other bytes.  Pages before it may have been stored.
+          EntryBusyError: another process holds the entry of a block.
+          OSError: as write.
+        """
+        damaged: list[int] = []
+        end = first + ((len(buffer) + PAGE_SIZE - 1) >> PAGE_SHIFT)
+        low, high = first // PAGES_PER_BLOCK, (end - 1) // PAGES_PER_BLOCK
+        entries = self._entries(low, high, False, 0)
+        block = low
+        while block <= high:
+            # As many empty blocks as are given whole go in one write; no other page is concerned.
+            stop = block
+            while stop <= high and not entries[stop - low] and self._is_given_whole(stop, first, end):
+                stop += 1
+            if stop > block:
+                at = (block * PAGES_PER_BLOCK - first) << PAGE_SHIFT
+                self._store_blocks(block, stop, buffer[at : at + ((stop - block) << BLOCK_SHIFT)])
+                block = stop
+            else:
+                low_page = max(first, block * PAGES_PER_BLOCK)
+                high_page = min(end, (block + 1) * PAGES_PER_BLOCK)
+                part = buffer[(low_page - first) << PAGE_SHIFT : (high_page - first) << PAGE_SHIFT]
+                if self._store_pages(block, low_page - block * PAGES_PER_BLOCK, part):
+                    damaged.append(block)
+                block += 1
+        return damaged
+
+    def _is_given_whole(self, block: int, first: int, end: int) -> bool:
+        start = block * PAGES_PER_BLOCK
+        return start >= first and start + whole_mask(self.size, block).bit_length() <= end
+
+    def _store_blocks(self, block: int, stop: int, content: memoryview) -> None:
+        _pwrite(self.data, content, block << BLOCK_SHIFT)
+        entries = []
+        for number in range(block, stop):
+            at = (number - block) << BLOCK_SHIFT
+            mask = whole_mask(self.size, number)
+            entries.append(checksum_entry(self.seed, number, mask, (content[at : at + BLOCK_SIZE],)))
+        self._publish_entries(block, entries)
+
+    def _store_pages(self, block: int, first: int, content: memoryview) -> bool:
+        """Add pages to a block that may have some already.  True if those were damaged."""
+        n_pages = (len(content) + PAGE_SIZE - 1) >> PAGE_SHIFT
+        given = ((1 << n_pages) - 1) << first
+        locked = self.map >= 0
+        if locked and not wait_lock_range(self.map, _ENTRY_LOCKS_START + block, 1, _ENTRY_LOCK_SECONDS):
+            raise EntryBusyError
+        try:
+            old = self._entries(block, block, False, 0)[0]
+            present = bytearray(block_size(self.size, block))
+            damaged = False
+            if old:
+                count = os.preadv(self.data, (present,), block << BLOCK_SHIFT)
+                del present[count:]
+                present.extend(bytes(block_size(self.size, block) - count))
+                damaged = old != checksum_entry(self.seed, block, mask_of(old), (memoryview(present),))
+                if damaged:
+                    old = 0
+            missing = given & ~mask_of(old)
+            for run_first, run_pages in runs_of(given & mask_of(old)):
+                low, high = run_first << PAGE_SHIFT, (run_first + run_pages) << PAGE_SHIFT
+                at = first << PAGE_SHIFT
+                if present[low:high] != content[low - at : high - at]:
+                    raise ContentChangedError
+            for run_first, run_pages in runs_of(missing):
+                at = (run_first - first) << PAGE_SHIFT
+                part = content[at : at + (run_pages << PAGE_SHIFT)]
+                offset = run_first << PAGE_SHIFT
+                _pwrite(self.data, part, (block << BLOCK_SHIFT) + offset)
+                present[offset : offset + len(part)] = part
+            if missing:
+                mask = mask_of(old) | missing
+                self._publish_entries(
+                    block, (checksum_entry(self.seed, block, mask, (memoryview(present),)),)
+                )
+            return damaged
+        finally:
+            if locked:
+                unlock_range(self.map, _ENTRY_LOCKS_START + block, 1)
+
+    def _publish_entries(self, block: int, entries: Sequence[int]) -> None:
+        if self.map < 0:
+            self.entry = entries[0]
+        else:
+            pwrite_entries(self.map, block, entries)
+        # What we have just written and summed up is verified.
+        self._note_verified(block, entries, ())
+
+
+def _covers(entries: Sequence[int], block: int, offset: int, end: int) -> bool:
+    """Whether the pages of a byte range are all valid; ``block`` is that of the first entry."""
+    for at, entry in enumerate(entries):
+        start = (block + at) << BLOCK_SHIFT
+        low = max(offset - start, 0) >> PAGE_SHIFT
+        high = (min(end - start, BLOCK_SIZE) + PAGE_SIZE - 1) >> PAGE_SHIFT
+        if ~mask_of(entry) & ((1 << high) - (1 << low)):
+            return False
+    return True
+
+
+def _valid_runs(entries: Sequence[int], block: int, wanted: PageRuns) -> Iterator[tuple[int, int]]:
+    """The runs of valid pages among the wanted ones; ``block`` is that of the first entry."""
+    valid = PageRuns()
+    for at, entry in enumerate(entries, block):
+        for first, n_pages in runs_of(mask_of(entry)):
+            valid.add(at * PAGES_PER_BLOCK + first, n_pages)
+    for first, n_pages in valid:
+        start, stop = first, first + n_pages
+        for wanted_first, wanted_pages in wanted:
+            low, high = max(start, wanted_first), min(stop, wanted_first + wanted_pages)
+            if low < high:
+                yield low, high - low
+
+
+def _pwrite(descriptor: int, content: memoryview, offset: int) -> None:
+    while content:
+        count = os.pwrite(descriptor, content, offset)
+        content = content[count:]
+        offset += count
+
+
+def _scratch_buffer(name: str) -> memoryview:
+    """A block of memory that belongs to this thread: what is in it lasts for one call."""
+    buffer: memoryview | None = getattr(_scratch, name, None)
+    if buffer is None:
+        buffer = memoryview(bytearray(BLOCK_SIZE))
+        setattr(_scratch, name, buffer)
+    return buffer
+
+
+def _slice(pieces: Sequence[memoryview], low: int, high: int) -> list[memoryview]:
+    out: list[memoryview] = []
+    at = 0
+    for piece in pieces:
+        if at < high and at + len(piece) > low:
+            out.append(piece[max(0, low - at) : high - at])
+        at += len(piece)
+    return out
+
+
+def _after(pieces: Sequence[memoryview], count: int) -> list[memoryview]:
+    return _slice(pieces, count, sum(map(len, pieces)))

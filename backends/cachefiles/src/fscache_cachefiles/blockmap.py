@@ -1,0 +1,130 @@
+"""Block map entries: which pages of a 64 KiB block are valid, and their checksum.
+
+An entry is one 64-bit little-endian integer: bit *i* of the low 16 says that page *i* of the
+block is valid, the high 48 are the high 48 bits of XXH3-64 over the bytes of the valid pages in
+order.  0 means that nothing is there.  The seed of a block's checksum comes from the object's
+path and nonce and from the block's number, so an entry only fits its own block of its own object.
+
+An entry is written after the data it speaks of and there is no fsync: whatever a crash leaves
+behind either matches or is a miss.
+"""
+
+import errno
+import os
+import sys
+from array import array
+from collections.abc import Iterator, Sequence
+
+import xxhash
+
+from fscache_core.folio import PAGE_SHIFT, PAGE_SIZE, page_count
+
+BLOCK_SHIFT = 16
+BLOCK_SIZE = 1 << BLOCK_SHIFT  #: bytes
+PAGES_PER_BLOCK = BLOCK_SIZE >> PAGE_SHIFT
+FULL_MASK = (1 << PAGES_PER_BLOCK) - 1
+ENTRY_SIZE = 8  #: bytes
+
+_SUM_MASK = 0xFFFF_FFFF_FFFF_0000
+_SEED_MASK = 0xFFFF_FFFF_FFFF_FFFF
+
+
+def block_count(size: int) -> int:
+    """How many blocks an object of ``size`` bytes has."""
+    return (size + BLOCK_SIZE - 1) >> BLOCK_SHIFT
+
+
+def block_size(size: int, block: int) -> int:
+    """How many bytes block ``block`` of an object of ``size`` bytes has."""
+    return max(0, min(BLOCK_SIZE, size - (block << BLOCK_SHIFT)))
+
+
+def whole_mask(size: int, block: int) -> int:
+    """The mask of all pages that block ``block`` of an object of ``size`` bytes has."""
+    return (1 << page_count(block_size(size, block))) - 1
+
+
+def mask_of(entry: int) -> int:
+    """The valid pages an entry speaks of."""
+    return entry & FULL_MASK
+
+
+def seed_of(path: str, nonce: int) -> int:
+    """The seed of block 0 of the object at ``path`` (relative to ``cache/``)."""
+    return xxhash.xxh3_64_intdigest(path.encode() + nonce.to_bytes(8, "little"))
+
+
+def seal_check(seed: int, size: int, entry: int) -> int:
+    """The check value of a seal: a changed size, entry or nonce is not the object's."""
+    return xxhash.xxh3_64_intdigest(size.to_bytes(8, "little") + entry.to_bytes(8, "little"), seed)
+
+
+def runs_of(mask: int) -> Iterator[tuple[int, int]]:
+    """The runs of set bits of a page mask, as ``(first, n_pages)``."""
+    first = 0
+    while mask:
+        skip = (mask & -mask).bit_length() - 1
+        mask >>= skip
+        first += skip
+        n_pages = (~mask & (mask + 1)).bit_length() - 1
+        yield first, n_pages
+        mask >>= n_pages
+        first += n_pages
+
+
+def checksum_entry(seed: int, block: int, mask: int, content: Sequence[memoryview]) -> int:
+    """The entry of a block whose valid pages are ``mask``.
+
+    Args:
+      content: the bytes of the block from its first page on, in one piece or several.  It may
+        be cut after the last valid page.
+    """
+    if not mask:
+        return 0
+    block_seed = (seed + block) & _SEED_MASK
+    if len(content) == 1 and not mask & (mask + 1):
+        size = mask.bit_length() << PAGE_SHIFT
+        return xxhash.xxh3_64_intdigest(content[0][:size], block_seed) & _SUM_MASK | mask
+    digest = xxhash.xxh3_64(seed=block_seed)
+    for first, n_pages in runs_of(mask):
+        start, end = first << PAGE_SHIFT, (first + n_pages) << PAGE_SHIFT
+        at = 0
+        for piece in content:
+            if at < end and at + len(piece) > start:
+                digest.update(piece[max(0, start - at) : end - at])
+            at += len(piece)
+    return digest.intdigest() & _SUM_MASK | mask
+
+
+def pread_entries(descriptor: int, block: int, n_blocks: int, flags: int = 0) -> Sequence[int]:
+    """Read ``n_blocks`` entries from a map file; what is past its end, or torn there, is 0.
+
+    Raises:
+      BlockingIOError: ``flags`` has RWF_NOWAIT and the disk would be needed.
+      OSError: as read.
+    """
+    raw = bytearray(n_blocks * ENTRY_SIZE)
+    at = os.preadv(descriptor, (raw,), block * ENTRY_SIZE, flags)
+    while at % PAGE_SIZE == 0 and 0 < at < len(raw):
+        # Short at a page boundary: the end of the file, or only of what is resident.
+        more = os.preadv(descriptor, (memoryview(raw)[at:],), block * ENTRY_SIZE + at, flags)
+        if not more:
+            break
+        at += more
+    if torn := at % ENTRY_SIZE:
+        raw[at - torn : at] = bytes(torn)
+    return _from_little_endian(array("Q", raw))
+
+
+def pwrite_entries(descriptor: int, block: int, entries: Sequence[int]) -> None:
+    """Publish entries of neighbouring blocks: one write, aligned to 8 bytes."""
+    raw = _from_little_endian(array("Q", entries)).tobytes()
+    written = os.pwrite(descriptor, raw, block * ENTRY_SIZE)
+    if written != len(raw):
+        raise OSError(errno.ENOSPC, "the map was not written whole")
+
+
+def _from_little_endian(entries: "array[int]") -> "array[int]":
+    if sys.byteorder == "big":
+        entries.byteswap()
+    return entries

@@ -1,0 +1,183 @@
+"""The account of a whole cache directory: what is stored, in files and bytes.
+
+One small file that every user of the directory shares holds four counters that only grow: files
+and bytes added, files and bytes removed.  Who stores something adds it *before* it exists, who
+removes something takes it off *after* it is gone; so a process that dies in between leaves the
+account too high, never too low, and the ceilings hold with many writers and over restarts.
+`recount` puts right what crashes left over.
+
+What things weigh depends on nothing but their size and their valid pages, so that what was added
+is what is taken off: see the ``weigh`` functions.  They count a page for each inode's attributes
+and for each directory, which is what ext4 needs.
+
+The same file carries the fill locks of small objects (`fill_lock_start`): those have no file of
+their own until they are whole.
+"""
+
+import os
+import struct
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import xxhash
+
+from fscache_cachefiles.blockmap import ENTRY_SIZE, block_count
+from fscache_cachefiles.lock import unlock_range, wait_lock_range
+from fscache_core.errors import CacheIOError, NoSpaceError
+from fscache_core.folio import PAGE_SHIFT, PAGE_SIZE, page_count
+
+_COUNTERS = struct.Struct("<8sQQQQ")
+_MAGIC = b"fscache1"
+_LOCK_SECONDS = 10.0  # how long a holder may be stopped in the middle of a few microseconds of work
+_FILL_LOCKS_START = 1 << 40  # byte ranges beyond anything the file will hold
+
+
+@dataclass(frozen=True, slots=True)
+class Weight:
+    """How much of the ceilings something takes."""
+
+    n_files: int
+    n_bytes: int
+
+    def __add__(self, other: "Weight") -> "Weight":
+        return Weight(self.n_files + other.n_files, self.n_bytes + other.n_bytes)
+
+    def __sub__(self, other: "Weight") -> "Weight":
+        return Weight(self.n_files - other.n_files, self.n_bytes - other.n_bytes)
+
+
+NOTHING = Weight(0, 0)
+HASH_DIRECTORY = Weight(1, PAGE_SIZE)
+INDEX_DIRECTORY = Weight(1, 2 * PAGE_SIZE)
+
+
+def weigh_small(size: int) -> Weight:
+    """A small object: one file, always whole."""
+    return Weight(1, (page_count(size) + 1) << PAGE_SHIFT)
+
+
+def weigh_large(size: int) -> Weight:
+    """A large object without any page: its directory, data and map."""
+    return Weight(3, (page_count(block_count(size) * ENTRY_SIZE) + 2) << PAGE_SHIFT)
+
+
+def weigh_pages(n_pages: int) -> Weight:
+    """Valid pages of a large object, beyond what was reserved for it."""
+    return Weight(0, n_pages << PAGE_SHIFT)
+
+
+def fill_lock_start(path: str) -> int:
+    """Where the fill locks of the small object at ``path`` begin: one byte for each of its pages."""
+    return _FILL_LOCKS_START + ((xxhash.xxh3_64_intdigest(path.encode()) & (1 << 56) - 1) << 4)
+
+
+class Ledger:
+    """The open account.  Usable from any thread.
+
+    Args:
+      descriptor: of the ledger file, read-write; the caller closes it.
+      max_files, max_bytes: ceilings for the whole cache, ``None`` for none.
+      count: walks the cache and weighs what is stored; called if the account is missing or unreadable.
+    """
+
+    def __init__(
+        self, descriptor: int, max_files: int | None, max_bytes: int | None, count: Callable[[], Weight]
+    ) -> None:
+        self.descriptor = descriptor
+        self.max_files = max_files
+        self.max_bytes = max_bytes
+        self._count = count
+        self._mutex = threading.Lock()
+
+    def open(self) -> None:
+        """Use the account that is there; if there is none, start one."""
+        with self._locked():
+            self._read()
+
+    def charge(self, weight: Weight) -> None:
+        """Add what is about to be stored.
+
+        Raises:
+          NoSpaceError: a ceiling would be passed; nothing was added.
+        """
+        if weight.n_files <= 0 and weight.n_bytes <= 0:
+            return
+        with self._locked():
+            files_in, files_out, bytes_in, bytes_out = self._read()
+            files = files_in - files_out + weight.n_files
+            size = bytes_in - bytes_out + weight.n_bytes
+            if self.max_files is not None and files > self.max_files:
+                raise NoSpaceError(f"the cache would hold {files} files, and max_files is {self.max_files}")
+            if self.max_bytes is not None and size > self.max_bytes:
+                raise NoSpaceError(f"the cache would hold {size} bytes, and max_bytes is {self.max_bytes}")
+            self._write(files_in + weight.n_files, files_out, bytes_in + weight.n_bytes, bytes_out)
+
+    def has_room(self, n_pages: int) -> bool:
+        """Whether ``n_pages`` pages would pass no ceiling.  A hint: reads without the lock."""
+        if self.max_bytes is None:
+            return True
+        raw = os.pread(self.descriptor, _COUNTERS.size, 0)
+        if len(raw) != _COUNTERS.size:
+            return True
+        _, _, _, bytes_in, bytes_out = _COUNTERS.unpack(raw)
+        size: int = bytes_in - bytes_out
+        return size + (n_pages << PAGE_SHIFT) <= self.max_bytes
+
+    def discharge(self, weight: Weight) -> None:
+        """Take off what was removed."""
+        if weight == NOTHING:
+            return
+        with self._locked():
+            files_in, files_out, bytes_in, bytes_out = self._read()
+            files_out = min(files_in, files_out + weight.n_files)
+            bytes_out = min(bytes_in, bytes_out + weight.n_bytes)
+            self._write(files_in, files_out, bytes_in, bytes_out)
+
+    def usage(self) -> Weight:
+        """What the cache holds according to the account."""
+        with self._locked():
+            files_in, files_out, bytes_in, bytes_out = self._read()
+        return Weight(files_in - files_out, bytes_in - bytes_out)
+
+    def recount(self) -> Weight:
+        """Replace the account by what is found, while others go on.  Returns what was too much.
+
+        What was added during the count is added once more, because the count may have missed
+        it: the account errs on the high side.
+        """
+        with self._locked():
+            before = self._read()
+        found = self._count()
+        with self._locked():
+            files_in, files_out, bytes_in, bytes_out = self._read()
+            files = found.n_files + files_in - before[0]
+            size = found.n_bytes + bytes_in - before[2]
+            drift = Weight(files_in - files_out - files, bytes_in - bytes_out - size)
+            files_in, bytes_in = max(files_in, files), max(bytes_in, size)
+            self._write(files_in, files_in - files, bytes_in, bytes_in - size)
+        return drift
+
+    def _read(self) -> tuple[int, int, int, int]:
+        raw = os.pread(self.descriptor, _COUNTERS.size, 0)
+        if len(raw) == _COUNTERS.size:
+            magic, files_in, files_out, bytes_in, bytes_out = _COUNTERS.unpack(raw)
+            if magic == _MAGIC and files_out <= files_in and bytes_out <= bytes_in:
+                return files_in, files_out, bytes_in, bytes_out
+        found = self._count()
+        self._write(found.n_files, 0, found.n_bytes, 0)
+        return found.n_files, 0, found.n_bytes, 0
+
+    def _write(self, files_in: int, files_out: int, bytes_in: int, bytes_out: int) -> None:
+        os.pwrite(self.descriptor, _COUNTERS.pack(_MAGIC, files_in, files_out, bytes_in, bytes_out), 0)
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        with self._mutex:
+            if not wait_lock_range(self.descriptor, 0, 1, _LOCK_SECONDS):
+                raise CacheIOError("another process holds the ledger of the cache and does not let go")
+            try:
+                yield
+            finally:
+                unlock_range(self.descriptor, 0, 1)

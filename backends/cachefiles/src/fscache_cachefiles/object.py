@@ -1,0 +1,359 @@
+"""The record of one cookie in a cachefiles cache, and the work on its backing that needs a thread.
+
+``label`` and ``size`` say which version this object holds.  They are taken from the cookie when the
+object is looked up, updated, resized or invalidated, never in between: the cookie may already know of
+a newer version while pages of this one are still being stored.
+
+A data object has no backing until something is stored in it (or promised to it).  The methods below
+block; core runs no two of those that change the backing at once, except that pages are stored while
+others are read.
+"""
+
+import contextlib
+import errno
+import fcntl
+import logging
+import os
+from typing import TYPE_CHECKING
+
+from fscache_cachefiles import xattr
+from fscache_cachefiles.admission import Admission
+from fscache_cachefiles.backing import Backing, ContentChangedError, EntryBusyError, Index, Place
+from fscache_cachefiles.blockmap import PAGES_PER_BLOCK
+from fscache_cachefiles.graveyard import Graveyard
+from fscache_cachefiles.key import cook_key
+from fscache_cachefiles.ledger import NOTHING, weigh_pages
+from fscache_cachefiles.lock import try_own, try_share
+from fscache_cachefiles.namei import SMALL_SIZE_MAX, Namei, Opened, Stale, touch
+from fscache_cachefiles.scan import count_pages
+from fscache_cachefiles.xattr import Label, Pin
+from fscache_core.errors import CallerError, NoSpaceError
+from fscache_core.folio import PAGE_SHIFT, PAGE_SIZE, PageRuns, page_count
+from fscache_core.object import CacheObject
+from fscache_core.outcome import CookieType, WriteOutcome
+
+if TYPE_CHECKING:
+    from fscache_core.cache import Cache
+    from fscache_core.cookie import Cookie
+
+log = logging.getLogger(__name__)
+
+_COPY_PAGES = 16 * PAGES_PER_BLOCK  # pages copied at a time when an object changes its size
+_TRIES = 4
+
+
+class CachefilesObject(CacheObject):
+    """An object of this backend."""
+
+    def __init__(self, cache: "Cache", cookie: "Cookie") -> None:
+        super().__init__(cache, cookie)
+        try:
+            self.cooked = cook_key(cookie.key, cookie.type)
+        except ValueError as error:
+            raise CallerError(str(error)) from error
+        self.index: Index | None = None  #: of an index object that is available
+        self.place: Place | None = None  #: known once it is looked up
+        self.backing: Backing | None = None  #: of a data object that has something stored
+        self.label = Label(cookie.type, b"")
+        self.size = 0  #: bytes
+        self.pinned = False
+        self.reserved_size = 0  #: bytes
+        self.superseded = False  #: another version has the name; this one is stored nowhere
+        self.held = PageRuns()  #: fill locks
+        self.damaged: set[int] = set()  #: blocks reported as such
+
+    @property
+    def is_index(self) -> bool:
+        return self.cookie.type == CookieType.INDEX
+
+    @property
+    def is_small(self) -> bool:
+        return self.size <= SMALL_SIZE_MAX
+
+    def take_version(self) -> None:
+        """Take label and size from the cookie: what is stored from now on is that version."""
+        if self.cookie.aux is not None:
+            self.label = Label(self.cookie.type, self.cookie.aux)
+        self.size = self.cookie.object_size
+        self.superseded = False
+
+
+class Work:
+    """What is done to objects of one bound cache, in worker threads."""
+
+    def __init__(self, namei: Namei, admission: Admission, graveyard: Graveyard) -> None:
+        self.namei = namei
+        self.admission = admission
+        self.graveyard = graveyard
+
+    # -- the backing ---------------------------------------------------------------------
+
+    def ensure_backing(self, obj: CachefilesObject) -> Backing | None:
+        """The object's backing, made if it has none; None if another version has taken its name.
+
+        Raises:
+          NoSpaceError: no room.
+          OSError: the filesystem failed.
+        """
+        assert obj.place is not None
+        for _ in range(_TRIES):
+            if obj.backing is not None or obj.superseded:
+                return obj.backing
+            if obj.is_small:
+                obj.backing = self.namei.draft_small(obj.place, obj.size)
+                obj.backing.reserved_size = obj.reserved_size
+            else:
+                obj.backing = self.namei.make_large(obj.place, obj.label, obj.size)
+                if obj.backing is None:
+                    self.adopt(obj)
+                elif obj.pinned or obj.reserved_size:
+                    xattr.write_pin(obj.backing.descriptor, Pin(obj.pinned, obj.reserved_size))
+                    obj.backing.reserved_size = obj.reserved_size
+        return obj.backing
+
+    def store_empty(self, obj: CachefilesObject) -> None:
+        """An empty file is whole from the start.  Lack of room is no fault."""
+        if obj.size == 0 and obj.backing is None:
+            with contextlib.suppress(NoSpaceError):
+                backing = self.ensure_backing(obj)
+                if backing is not None:
+                    self._publish(obj, backing)
+
+    def adopt(self, obj: CachefilesObject) -> bool:
+        """Use what another process has stored meanwhile under our name, if it is this version."""
+        assert obj.place is not None
+        found = self.namei.open_object(obj.place)
+        if isinstance(found, Stale):
+            self.bury(obj.place, found.inode)
+        elif isinstance(found, Opened):
+            if found.label == obj.label and found.backing.size == obj.size:
+                old, obj.backing = obj.backing, found.backing
+                if old is not None:
+                    self.namei.discard_draft(old)
+                return True
+            obj.superseded = obj.backing is None
+        return False
+
+    def bury(self, place: Place, inode: int | None, *, prune: bool = False) -> None:
+        """Bury an object and, if nobody uses it, delete it."""
+        grave = self.namei.bury(place, inode, prune=prune)
+        if grave is not None:
+            self.graveyard.reap_grave(grave)
+
+    def relinquish_backing(self, obj: CachefilesObject, *, retire: bool, prune: bool = False) -> None:
+        """Let go of the backing; with ``retire`` nobody finds it any more."""
+        backing, obj.backing = obj.backing, None
+        if backing is None:
+            return
+        if not backing.published:
+            self.namei.discard_draft(backing)
+            return
+        place, inode = backing.place, backing.inode
+        if not retire:
+            with contextlib.suppress(OSError):
+                touch(backing.descriptor)
+            return
+        grave = self.namei.bury(place, inode, prune=prune)
+        del backing  # gives the in-use lock back, unless a reader is in it just now
+        if grave is not None:
+            self.graveyard.reap_grave(grave)
+
+    def drop(self, obj: CachefilesObject) -> None:
+        """The end of a data object."""
+        if obj.retired and obj.backing is None and obj.place is not None:
+            self.bury(obj.place, None, prune=True)
+        self.relinquish_backing(obj, retire=obj.retired, prune=True)
+
+    # -- storing -------------------------------------------------------------------------
+
+    def store(self, obj: CachefilesObject, first: int, content: memoryview) -> WriteOutcome:
+        """Store a run of pages of the version that the object holds."""
+        left = obj.size - (first << PAGE_SHIFT)
+        if len(content) > left:
+            content = content[: max(left, 0)]
+        elif len(content) < left:
+            content = content[: len(content) & -PAGE_SIZE]  # a cut page in the middle is no page
+        if not content:
+            return WriteOutcome.NO_BUFFERS
+        try:
+            for _ in range(_TRIES):
+                backing = self.ensure_backing(obj)
+                if backing is None:
+                    return WriteOutcome.NO_BUFFERS
+                try:
+                    if self._store(obj, backing, first, content):
+                        return WriteOutcome.STORED
+                except ContentChangedError:
+                    # Others may be reading this version, and pages that are valid never change.  So
+                    # they keep it, and we go on with an empty one.
+                    log.warning("%r: other bytes for pages that are stored; starting it afresh", obj)
+                self.relinquish_backing(obj, retire=True)
+        except (NoSpaceError, EntryBusyError):
+            return WriteOutcome.NO_BUFFERS
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG):
+                return WriteOutcome.NO_BUFFERS
+            raise
+        return WriteOutcome.NO_BUFFERS
+
+    def _store(self, obj: CachefilesObject, backing: Backing, first: int, content: memoryview) -> bool:
+        """Store into this backing.  False if it is damaged beyond use."""
+        if backing.is_small:
+            if backing.published:
+                present = memoryview(bytearray(len(content)))
+                runs, damaged = backing.read_runs(first, present)
+                self.note_damage(obj, damaged)
+                if damaged or runs != [(first, page_count(len(content)))]:
+                    return False
+                if present != content:
+                    raise ContentChangedError
+                return True
+            was_complete = backing.is_complete
+            self.note_damage(obj, backing.store(first, content))
+            if backing.is_complete and not was_complete:
+                self._publish(obj, backing)
+            return True
+        if not backing.writable:
+            raise OSError(errno.EROFS, "the cache is on a read-only filesystem")
+        n_new = backing.new_pages(first, content)
+        if n_new:
+            self.admission.admit(0, n_new, weigh_pages(n_new))
+        try:
+            self.note_damage(obj, backing.store(first, content))
+        except BaseException:
+            self.admission.ledger.discharge(weigh_pages(n_new) if n_new else NOTHING)
+            raise
+        return True
+
+    def _publish(self, obj: CachefilesObject, draft: Backing) -> None:
+        draft.reserved_size = obj.reserved_size
+        if self.namei.publish_small(draft, obj.label):
+            if obj.pinned:
+                xattr.write_pin(draft.descriptor, Pin(obj.pinned, obj.reserved_size))
+            return
+        # Somebody else was first.  If it is another version, ours stays as it is: for us alone.
+        self.adopt(obj)
+
+    def note_damage(self, obj: CachefilesObject, blocks: list[int]) -> None:
+        """Log blocks whose checksum did not match, each once."""
+        new = set(blocks) - obj.damaged
+        if new:
+            obj.damaged |= new
+            log.warning(
+                "%r (%r): block %s does not match its checksum and is fetched again",
+                obj,
+                obj.cookie,
+                ", ".join(map(str, sorted(new))),
+            )
+
+    # -- label and size ------------------------------------------------------------------
+
+    def relabel(self, obj: CachefilesObject) -> None:
+        """Label what is stored with ``obj.label``.
+
+        In place only if nobody else uses the entry: another process may be storing pages of the
+        version that the old label names, and those must not come under the new one.  Otherwise the
+        others keep the inode and we go on with a copy.
+        """
+        if obj.index is not None:
+            xattr.replace_label(obj.index.descriptor, obj.label)
+            return
+        backing = obj.backing
+        if backing is None or not backing.published:
+            return
+        if xattr.read_label(backing.descriptor) == obj.label:
+            return
+        if try_own(backing.descriptor):
+            try:
+                xattr.replace_label(backing.descriptor, obj.label)
+            finally:
+                # Not atomic, and need not be: at worst it is culled in between.
+                fcntl.flock(backing.descriptor, fcntl.LOCK_SH)
+            return
+        try_share(backing.descriptor)  # a refused conversion has dropped the lock
+        self.remake(obj, obj.size)
+
+    def remake(self, obj: CachefilesObject, size: int) -> None:
+        """Put a new inode of ``size`` bytes in place of the old and copy the pages that stay valid."""
+        old = obj.backing
+        obj.size = size
+        if old is None:
+            return
+        old_size = old.size
+        if old.published:
+            grave = self.namei.bury(old.place, old.inode)
+        else:
+            grave = None
+            self.namei.discard_draft(old)
+        obj.backing = None
+        obj.reserved_size = min(obj.reserved_size, size)
+        try:
+            # A page that was cut at the old end has other bytes if the object grew.
+            kept = min(size, old_size if old_size >= size else old_size & -PAGE_SIZE)
+            buffer = memoryview(bytearray(min(kept, _COPY_PAGES << PAGE_SHIFT)))
+            for first, n_pages in old.resident_runs() if kept else ():
+                for at in range(first, first + n_pages, _COPY_PAGES):
+                    start = at << PAGE_SHIFT
+                    end = min(kept, (at + _COPY_PAGES) << PAGE_SHIFT, (first + n_pages) << PAGE_SHIFT)
+                    if start < end:
+                        self._copy(obj, old, at, buffer[: end - start])
+            self.store_empty(obj)
+        finally:
+            del old
+            if grave is not None:
+                self.graveyard.reap_grave(grave)
+
+    def _copy(self, obj: CachefilesObject, old: Backing, first: int, buffer: memoryview) -> None:
+        wanted = len(buffer)
+        # The old last page is longer than the part that is kept: read it whole, it is verified whole.
+        whole = min(old.size - (first << PAGE_SHIFT), (wanted + PAGE_SIZE - 1) & -PAGE_SIZE)
+        if whole > wanted:
+            buffer = memoryview(bytearray(whole))
+        runs, damaged = old.read_runs(first, buffer)
+        self.note_damage(obj, damaged)
+        for run_first, n_pages in runs:
+            low = (run_first - first) << PAGE_SHIFT
+            self.store(obj, run_first, buffer[low : min(low + (n_pages << PAGE_SHIFT), wanted)])
+
+    # -- promises ------------------------------------------------------------------------
+
+    def pin(self, obj: CachefilesObject, pinned: bool) -> None:
+        obj.pinned = pinned
+        if not obj.is_small:
+            self.ensure_backing(obj)
+        self._write_pin(obj)
+
+    def reserve(self, obj: CachefilesObject, reserved_size: int) -> bool:
+        """Have the first ``reserved_size`` bytes paid for.  False if there is no room."""
+        reserved_size = min(reserved_size, obj.size)
+        try:
+            backing = self.ensure_backing(obj)
+            if backing is None:
+                return False
+            if not backing.is_small:
+                old = count_pages(backing.map, page_count(backing.reserved_size))
+                new = count_pages(backing.map, page_count(reserved_size))
+                more = weigh_pages(max(new - old, 0))
+                if new > old:
+                    self.admission.admit(0, new - old, more)
+                try:
+                    if reserved_size:
+                        os.posix_fallocate(backing.data, 0, reserved_size)
+                except BaseException:
+                    self.admission.ledger.discharge(more)
+                    raise
+            obj.reserved_size = backing.reserved_size = reserved_size
+            self._write_pin(obj)
+            if not backing.is_small and new < old:
+                self.admission.ledger.discharge(weigh_pages(old - new))
+        except NoSpaceError:
+            return False
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
+                return False
+            raise
+        return True
+
+    def _write_pin(self, obj: CachefilesObject) -> None:
+        if obj.backing is not None and obj.backing.published:
+            xattr.write_pin(obj.backing.descriptor, Pin(obj.pinned, obj.reserved_size))

@@ -1,0 +1,62 @@
+from pathlib import Path
+
+import pytest
+from cachefiles_session import Netfile, bound
+
+from fscache_core.folio import PAGE_SIZE
+
+SIZES = [0, 1, 4095, 4096, 4097, 65535, 65536, 65537, 131072, 1_000_001, 5 << 20]
+
+
+@pytest.mark.parametrize("size", SIZES)
+async def test_what_is_stored_is_read_by_the_next_process(tmp_path: Path, size: int) -> None:
+    file = Netfile("file", size)
+    async with bound(tmp_path / "cache") as session:
+        cookie = await session.open(file)
+        assert await session.read(cookie) == file.content
+        await session.close(cookie)
+    again = Netfile("file", size)
+    async with bound(tmp_path / "cache") as session:
+        cookie = await session.open(again)
+        assert await session.read(cookie) == file.content
+        assert again.n_fetched == 0
+
+
+@pytest.mark.parametrize("size", [1, 5000, 65536, 65537, 1_000_001])
+@pytest.mark.parametrize("verify", ["touch", "always", "never"])
+async def test_the_hot_path_returns_the_bytes_of_any_range(tmp_path: Path, size: int, verify: str) -> None:
+    file = Netfile("file", size)
+    async with bound(tmp_path / "cache", verify=verify) as session:
+        cookie = await session.open(file)
+        await session.read(cookie)
+        for offset in {0, 1, size // 2, max(0, size - 4097), size - 1, min(65530, size - 1)}:
+            for length in {1, 10, 4096, 65536, 70000, size}:
+                length = min(length, size - offset)
+                assert session.read_resident(cookie, offset, length) == file.content[offset : offset + length]
+
+
+async def test_parts_of_a_file_are_stored_as_they_come(tmp_path: Path) -> None:
+    file = Netfile("file", 40 * PAGE_SIZE + 17)
+    async with bound(tmp_path / "cache") as session:
+        cookie = await session.open(file)
+        for first, n_pages in [(3, 2), (17, 1), (15, 2), (40, 1), (0, 1), (30, 5)]:
+            await session.fill(cookie, first, n_pages)
+        present = {3, 4, 17, 15, 16, 40, 0, 30, 31, 32, 33, 34}
+        assert set(await session.read_cached(cookie)) == present
+    async with bound(tmp_path / "cache") as session:
+        cookie = await session.open(Netfile("file", file.size))
+        got = await session.read_cached(cookie)
+        assert set(got) == present
+        for index, data in got.items():
+            assert data == file.content[index * PAGE_SIZE : (index + 1) * PAGE_SIZE]
+        assert session.read_resident(cookie, 3 * PAGE_SIZE + 5, 5000) == file.content[12293:17293]
+        assert session.read_resident(cookie, 3 * PAGE_SIZE, 3 * PAGE_SIZE) is None
+
+
+async def test_an_empty_file_is_an_object_of_its_own(tmp_path: Path) -> None:
+    async with bound(tmp_path / "cache") as session:
+        await session.open(Netfile("empty", 0))
+    async with bound(tmp_path / "cache") as session:
+        before = session.domain.stats.lookups_pos
+        await session.open(Netfile("empty", 0))
+        assert session.domain.stats.lookups_pos == before + 3  # netfs, volume, file
