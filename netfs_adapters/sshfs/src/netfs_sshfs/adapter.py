@@ -1,0 +1,210 @@
+"""The adapter: the hooks of `fscache_core.hookspecs.NetfsSpec` for files on an SFTP server."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, TypeVar
+
+from fscache_core.errors import CallerError, OriginError, StaleError
+from fscache_core.hookspecs import API_VERSION, DirectoryEntry, FileKind, Location, netfs_hook
+from fscache_core.netfs import fit_key
+from netfs_sshfs.file import File
+from netfs_sshfs.options import Options, number, paths, whole_number
+from netfs_sshfs.url import printable, split_url, wire_path
+from netfs_sshfs.version import Version
+from netfs_sshfs.volume import Volume
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Awaitable, Callable, Sequence
+
+    from fscache_core.hookspecs import AuxOutcome, FileAttributes
+    from netfs_sshfs.connection import Connection, Session
+
+T = TypeVar("T")
+
+
+class SshfsNetfs:
+    """Files on an SFTP server.
+
+    Args:
+      known_hosts: files of host keys; default what ssh_config says, else ``~/.ssh/known_hosts``.
+      client_keys: private keys; default the agent's and those in ``~/.ssh``.
+      config: ssh_config files; default ``~/.ssh/config``.
+      proxy_jump: ``user@host:port`` to go through; default what ssh_config says.
+      connect_timeout: seconds for one attempt to connect and log in.
+      deadline_seconds: seconds without any progress after which an operation fails.
+      keepalive_seconds: idle seconds after which the server is asked whether it is there; 0 for never.
+      clock_margin_seconds: by how much this machine's clock may be ahead of the server's.
+      max_requests: read requests under way per fetch.
+      max_open_files: handles kept open at the server, per volume.
+
+    Raises:
+      CallerError: an option makes no sense.
+    """
+
+    name = "sshfs"
+    version = 1
+    api_version = API_VERSION
+
+    def __init__(
+        self,
+        *,
+        known_hosts: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | None = None,
+        client_keys: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | None = None,
+        config: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | None = None,
+        proxy_jump: str | None = None,
+        connect_timeout: float | str = 15,
+        deadline_seconds: float | str = 60,
+        keepalive_seconds: float | str = 5,
+        clock_margin_seconds: float | str = 2,
+        max_requests: int | str = 16,
+        max_open_files: int | str = 32,
+    ) -> None:
+        self._options = Options(
+            known_hosts=paths("known_hosts", known_hosts),
+            client_keys=paths("client_keys", client_keys),
+            config=paths("config", config),
+            proxy_jump=proxy_jump or None,
+            connect_timeout=number("connect_timeout", connect_timeout, above=0),
+            deadline_seconds=number("deadline_seconds", deadline_seconds, above=0),
+            keepalive_seconds=number("keepalive_seconds", keepalive_seconds),
+            clock_margin_seconds=number("clock_margin_seconds", clock_margin_seconds),
+            max_requests=whole_number("max_requests", max_requests),
+            max_open_files=whole_number("max_open_files", max_open_files),
+        )
+
+    # Volumes and names.
+
+    @netfs_hook
+    def parse_url(self, url: str) -> Location:
+        endpoint, path = split_url(url, self._options.config)
+        return Location(str(endpoint), path)
+
+    @netfs_hook
+    async def open_volume(self, location: Location) -> Volume:
+        endpoint, _ = split_url(location.volume, self._options.config)
+        return Volume(endpoint, self._options)
+
+    @netfs_hook
+    async def close_volume(self, volume: object) -> None:
+        await _volume(volume).close()
+
+    @netfs_hook
+    def get_key(self, netfs_data: object) -> bytes:
+        if isinstance(netfs_data, Volume):
+            return str(netfs_data).encode("utf-8", "surrogateescape")
+        return fit_key(_file(netfs_data).path.encode("utf-8", "surrogateescape"))
+
+    @netfs_hook
+    def name_file(self, volume: object, path: str) -> File:
+        _check_path(path)
+        return File(_volume(volume), path)
+
+    # Versions.
+
+    @netfs_hook
+    def get_attr(self, netfs_data: object) -> FileAttributes:
+        return _file(netfs_data).known_version.attributes()
+
+    @netfs_hook
+    def get_aux(self, netfs_data: object) -> bytes:
+        return _file(netfs_data).known_version.aux()
+
+    @netfs_hook
+    def check_aux(self, netfs_data: object, aux: bytes, object_size: int) -> AuxOutcome:
+        return _file(netfs_data).known_version.check(aux, object_size)
+
+    @netfs_hook
+    def recall_file(self, volume: object, path: str, aux: bytes, object_size: int) -> File:
+        _check_path(path)
+        return File(_volume(volume), path, Version.from_aux(aux, object_size), recalled=True)
+
+    # Reading.
+
+    @netfs_hook
+    async def look_up(self, volume: object, path: str) -> File:
+        target = _volume(volume)
+        _check_path(path)
+
+        async def ask(session: Session) -> Version:
+            asked_ns = time.time_ns()
+            attributes = await session.sftp.stat(wire_path(path))
+            return Version.from_attributes(attributes, asked_ns, target.options.clock_margin_ns)
+
+        return File(target, path, await _do(target, target.describe(path), ask, repeat=True))
+
+    @netfs_hook
+    async def fetch(
+        self, netfs_data: object, offset: int, buffer: memoryview, arrived: Callable[[int], None]
+    ) -> None:
+        file = _file(netfs_data)
+        version = file.known_version
+        what = f"{file}, bytes {offset} to {offset + len(buffer) - 1}"
+        if version.kind is not FileKind.FILE:
+            raise OriginError(f"{what}: not a regular file but a {version.kind.value}")
+        if file.recalled and not version.strong:
+            # What is cached of it may be from before a second change within the same second.
+            raise StaleError(f"{what}: the cached version cannot be told from a later one")
+        done = 0
+
+        async def read(connection: Connection, report: Callable[[int], None]) -> None:
+            async def attempt(session: Session, progressed: Callable[[], None]) -> None:
+                start = done
+
+                def landed(n: int) -> None:
+                    nonlocal done
+                    done = start + n
+                    report(done)
+
+                await session.handles.read(file, offset + start, buffer[start:], landed, progressed)
+
+            await connection.use(what, attempt, repeat=True, persist=True)
+
+        await file.volume.run(read, arrived)
+
+    @netfs_hook
+    async def list_directory(self, volume: object, path: str) -> list[DirectoryEntry]:
+        target = _volume(volume)
+        _check_path(path)
+
+        async def ask(session: Session) -> list[DirectoryEntry]:
+            asked_ns = time.time_ns()
+            entries = []
+            for entry in await session.sftp.readdir(wire_path(path)):
+                name = entry.filename
+                assert isinstance(name, bytes)  # because the path is
+                if name not in (b".", b".."):
+                    version = Version.from_attributes(entry.attrs, asked_ns, target.options.clock_margin_ns)
+                    entries.append(
+                        DirectoryEntry(name.decode("utf-8", "surrogateescape"), version.attributes())
+                    )
+            return sorted(entries, key=lambda entry: entry.name)
+
+        return await _do(target, target.describe(path), ask, repeat=True)
+
+
+async def _do(volume: Volume, what: str, work: Callable[[Session], Awaitable[T]], *, repeat: bool) -> T:
+    """Do something with a session of the volume; see `Connection.use`."""
+
+    async def job(connection: Connection, report: Callable[[int], None]) -> T:
+        return await connection.use(what, lambda session, progressed: work(session), repeat=repeat)
+
+    return await volume.run(job)
+
+
+def _volume(volume: object) -> Volume:
+    if not isinstance(volume, Volume):
+        raise CallerError(f"not a volume of sshfs: {volume!r}")
+    return volume
+
+
+def _file(netfs_data: object) -> File:
+    if not isinstance(netfs_data, File):
+        raise CallerError(f"not a file of sshfs: {netfs_data!r}")
+    return netfs_data
+
+
+def _check_path(path: str) -> None:
+    if not path.startswith("/") or "\0" in path:
+        raise CallerError(f"not an absolute path: {printable(path)!r}")

@@ -1,0 +1,65 @@
+"""Options of the adapter, as they come from a program, a TOML file or a command line."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from fscache_core.errors import CallerError
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """Checked options.  None stands for: what ssh would do."""
+
+    known_hosts: tuple[str, ...] | None
+    client_keys: tuple[str, ...] | None
+    config: tuple[str, ...] | None
+    proxy_jump: str | None
+    connect_timeout: float  #: seconds for one attempt to connect and log in
+    deadline_seconds: float  #: seconds without any progress after which an operation fails
+    keepalive_seconds: float  #: idle seconds after which the server is asked whether it is there; 0 never
+    clock_margin_seconds: float  #: by how much our clock may be ahead of the server's
+    max_requests: int  #: read requests under way per fetch
+    max_open_files: int  #: handles kept open at the server
+
+    @property
+    def clock_margin_ns(self) -> int:
+        return int(self.clock_margin_seconds * 1e9)
+
+
+def paths(name: str, value: object) -> tuple[str, ...] | None:
+    """A list of file names: a sequence, or one string with ``:`` between them."""
+    if value is None:
+        return None
+    if isinstance(value, str):
+        value = value.split(os.pathsep) if value else []
+    elif isinstance(value, os.PathLike):
+        value = [value]
+    if not isinstance(value, (list, tuple)) or not all(isinstance(v, (str, os.PathLike)) for v in value):
+        raise CallerError(f"sshfs option {name}: not a list of file names: {value!r}")
+    found = tuple(str(Path(v).expanduser()) for v in value)
+    for path in found:
+        if not os.access(path, os.R_OK):
+            raise CallerError(f"sshfs option {name}: cannot read {path}")
+    return found
+
+
+def number(name: str, value: object, *, above: float | None = None) -> float:
+    """A number that is not negative, or if ``above`` is given, greater than that."""
+    try:
+        found = float(str(value))
+    except ValueError:
+        raise CallerError(f"sshfs option {name}: not a number: {value!r}") from None
+    if not (found >= 0 if above is None else found > above) or found == float("inf"):
+        raise CallerError(f"sshfs option {name}: out of range: {value!r}")
+    return found
+
+
+def whole_number(name: str, value: object) -> int:
+    """A positive integer."""
+    found = number(name, value, above=0)
+    if not found.is_integer():
+        raise CallerError(f"sshfs option {name}: not a whole number: {value!r}")
+    return int(found)
