@@ -1,0 +1,88 @@
+"""The real server and what the tests read with."""
+
+from __future__ import annotations
+
+import os
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import pytest
+
+from fscache_core.testing.s3_server import MotoServer, S3Server, s3_server
+from fscache_core.testing.workspace import ServerNotInstalledError
+from netfs_s3 import S3Netfs
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterator
+
+    from netfs_s3.bucket import Bucket
+    from netfs_s3.netfs import S3File
+
+BUCKET = "test-bucket"
+
+
+@pytest.fixture(scope="session")
+def server() -> Iterator[S3Server]:
+    try:
+        server = MotoServer() if os.environ.get("MOTO") else s3_server()
+    except ServerNotInstalledError as error:
+        pytest.skip(str(error))
+    with server:
+        server.create_bucket(BUCKET)
+        server.create_bucket("test-versioned", versioning=True)
+        yield server
+
+
+@pytest.fixture(autouse=True)
+def environment(monkeypatch: pytest.MonkeyPatch, tmp_path: object) -> None:
+    """No account of whoever runs the tests; and nobody asks the metadata service of a cloud."""
+    import os
+
+    for name in list(os.environ):
+        if name.startswith("AWS_"):
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("AWS_METADATA_ENDPOINT", "http://127.0.0.1:1")
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1,localhost")
+
+
+@pytest.fixture
+def account(server: S3Server, monkeypatch: pytest.MonkeyPatch) -> S3Server:
+    """The server, with the usual variables pointing at it."""
+    monkeypatch.setenv("AWS_ENDPOINT_URL", server.endpoint)
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", server.access_key)
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", server.secret_key)
+    monkeypatch.setenv("AWS_REGION", server.region)
+    return server
+
+
+@dataclass
+class Reader:
+    """One volume, used as core uses it."""
+
+    netfs: S3Netfs
+    volume: Bucket
+    arrivals: list[int] = field(default_factory=list)
+
+    async def look_up(self, path: str) -> S3File:
+        return await self.netfs.look_up(self.volume, path)
+
+    async def fetch(self, file: S3File, offset: int = 0, size: int | None = None) -> bytes:
+        buffer = bytearray(self.netfs.get_attr(file).size - offset if size is None else size)
+        self.arrivals.clear()
+        await self.netfs.fetch(file, offset, memoryview(buffer), self.arrivals.append)
+        return bytes(buffer)
+
+    async def read(self, path: str) -> bytes:
+        return await self.fetch(await self.look_up(path))
+
+
+@asynccontextmanager
+async def reading(url: str = f"s3://{BUCKET}", **options: str | float | bool) -> AsyncIterator[Reader]:
+    netfs = S3Netfs(**options)  # type: ignore[arg-type]  # options come as text too
+    volume = await netfs.open_volume(netfs.parse_url(url))
+    try:
+        yield Reader(netfs, volume)
+    finally:
+        await netfs.close_volume(volume)
