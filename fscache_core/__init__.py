@@ -1,1 +1,69 @@
-"""The core of fscache: cookies, objects and operations between netfs adapters and cache backends."""
+"""fscache: a plugin-based storage-cache framework with the shape of Linux FS-Cache.
+
+This namespace is for programs that read files through the cache.  Writers of backends and adapters
+import `fscache_core.hookspecs`; users of the cookie interface `fscache_core.cookie` and `fscache_core.page`.
+"""
+
+from fscache_core.cache import Cache
+from fscache_core.coherency import Coherency, CoherencyMode
+from fscache_core.domain import Limits
+from fscache_core.errors import (
+    CacheIOError,
+    CacheUnusableError,
+    CallerError,
+    FscacheError,
+    InstallationError,
+    NoSpaceError,
+    OfflineError,
+    OriginError,
+    OriginNotFoundError,
+    OriginPermissionError,
+    OriginTimeoutError,
+    OriginUnreachableError,
+    PluginError,
+    StaleError,
+    UnsupportedError,
+    WorldError,
+)
+from fscache_core.file import File
+from fscache_core.fscache import FsCache, open_fscache
+from fscache_core.hookspecs import DirectoryEntry, FileAttributes, FileKind, Strength
+from fscache_core.object import object_states
+from fscache_core.readahead import Readahead
+from fscache_core.stats import Stats, VolumeStats
+from fscache_core.volume import Volume
+
+__all__ = [
+    "Cache",
+    "CacheIOError",
+    "CacheUnusableError",
+    "CallerError",
+    "Coherency",
+    "CoherencyMode",
+    "DirectoryEntry",
+    "File",
+    "FileAttributes",
+    "FileKind",
+    "FsCache",
+    "FscacheError",
+    "InstallationError",
+    "Limits",
+    "NoSpaceError",
+    "OfflineError",
+    "OriginError",
+    "OriginNotFoundError",
+    "OriginPermissionError",
+    "OriginTimeoutError",
+    "OriginUnreachableError",
+    "PluginError",
+    "Readahead",
+    "StaleError",
+    "Stats",
+    "Strength",
+    "UnsupportedError",
+    "Volume",
+    "VolumeStats",
+    "WorldError",
+    "object_states",
+    "open_fscache",
+]

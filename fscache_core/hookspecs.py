@@ -1,3 +1,5 @@
+# The methods of a spec are only their signatures and docstrings.
+# mypy: disable-error-code="empty-body"
 """THE contract between core and its plugins: what a backend and a netfs adapter implement.
 
 A backend is any object whose methods, marked with `cache_hook`, implement hooks of
@@ -214,8 +216,9 @@ class CacheSpec:
         ``obj.cookie.aux`` and give it ``obj.cookie.object_size``.
 
         Args:
-          obj: as returned by `alloc_object`.  ``obj.parent`` is the object of the parent cookie,
-            or None for the master index.
+          obj: as returned by `alloc_object`.  ``obj.parent`` is the object of the parent cookie and
+            available.  The master index itself (``cookie.parent`` None) is allocated but never looked
+            up, never written and never dropped: `bind_cache` made what it stands for.
 
         Returns:
           ``OBTAINED``, ``CREATED``, ``ABSENT`` or ``RETRY``.  Core calls ``obj.obtained_object()``

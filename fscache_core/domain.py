@@ -1,0 +1,75 @@
+"""What all cookies, objects and operations of one `FsCache` share."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import os
+from collections import OrderedDict
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import trio
+
+from fscache_core.stats import Histogram, Stats
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from fscache_core.cache import Cache, CacheTag
+    from fscache_core.cookie import Cookie
+
+log = logging.getLogger("fscache")
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Bounds of the run time; every one can be changed, none is needed for correctness."""
+
+    object_max_active: int = max(4, os.cpu_count() or 1)  #: objects being worked on (section 7.6)
+    operation_max_active: int = max(2, (os.cpu_count() or 1) // 2)  #: operations in tasks (7.6)
+    store_size: int = 64 << 20  #: bytes waiting to be stored, all cookies together
+    hook_seconds: float = 60.0  #: after this a hook of a backend counts as hung
+    drop_seconds: float = 10.0  #: the same for hooks that are shielded from cancellation
+    debug: int = 0  #: 1 function entry, 2 function exit, 4 internal
+
+
+class Domain:
+    """The state below one `FsCache`: its tasks, counters, caches and cookies.
+
+    Everything here belongs to the trio thread.  Tasks are started with `spawn`: each runs shielded
+    from the cancellation of whoever opened the `FsCache`, because objects must be dropped in order; they
+    end when the caches are withdrawn.
+    """
+
+    def __init__(self, nursery: trio.Nursery, limits: Limits) -> None:
+        self.limits = limits
+        self.stats = Stats()
+        self.histogram = Histogram()
+        self.nursery = nursery
+        self.object_pool = trio.CapacityLimiter(limits.object_max_active)
+        self.operation_pool = trio.CapacityLimiter(limits.operation_max_active)
+        self.object_ids = itertools.count(1)
+        self.operation_ids = itertools.count(1)
+        self.caches: list[Cache] = []  # most recently added first, as in the reference
+        self.tags: dict[str, CacheTag] = {}
+        self.cookies: OrderedDict[int, Cookie] = OrderedDict()  # every cookie not yet relinquished, by id()
+        self.stores_size = 0  # bytes in all cookies' pending stores
+        self.stores_changed = trio.lowlevel.ParkingLot()
+
+    def spawn(self, function: Callable[[], Awaitable[None]], name: str) -> None:
+        self.nursery.start_soon(_shielded, function, name=name)
+
+    @property
+    def has_caches(self) -> bool:
+        return bool(self.caches)
+
+    @property
+    def congested(self) -> bool:
+        """Whether objects wait for a place to run (section 7.6)."""
+        return self.object_pool.statistics().tasks_waiting > 0
+
+
+async def _shielded(function: Callable[[], Awaitable[None]]) -> None:
+    with trio.CancelScope(shield=True):
+        await function()

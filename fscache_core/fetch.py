@@ -1,0 +1,197 @@
+"""Fetching: one range of one version, from the origin into memory and on into the cache.
+
+A fetch runs in a task of its own.  Readers that want its pages wait for them and copy them out as they
+arrive; the pages are queued for storing as they arrive, and the fetch stays known to its inode until
+they are stored, so that nobody asks the origin for them a second time.
+
+Between processes the backend's fill lock decides who fetches.  Having it, the fetch looks into the cache
+once more: what another process stored meanwhile is taken from there.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import trio
+
+from fscache_core.errors import FscacheError, OriginError, PluginError
+from fscache_core.folio import PAGE_SHIFT, PAGE_SIZE, Folio, PageRuns, page_count
+from fscache_core.outcome import WriteOutcome
+from fscache_core.page import lock_pages, read_or_alloc_pages, unlock_pages, write_page_nowait
+
+if TYPE_CHECKING:
+    from fscache_core.inode import Inode
+
+#: Arrived bytes are stored in runs of at least this many bytes while more are to come.
+STORE_SIZE = 1 << 20
+
+
+class Fetch:
+    """Pages ``first`` to ``end - 1`` on their way.  Made and started by `Inode.start_fetch`."""
+
+    __slots__ = (
+        "_ask_cache",
+        "_buffer",
+        "_lot",
+        "done",
+        "end",
+        "error",
+        "first",
+        "inode",
+        "n_waiting",
+        "ready",
+        "scope",
+        "stored",
+    )
+
+    def __init__(self, inode: Inode, first: int, n_pages: int, *, ask_cache: bool) -> None:
+        self.inode = inode
+        self.first = first
+        self.end = first + n_pages
+        self._ask_cache = ask_cache
+        offset = first << PAGE_SHIFT
+        size = min(n_pages << PAGE_SHIFT, inode.size - offset)
+        self._buffer = memoryview(bytearray(size))
+        self._lot = trio.lowlevel.ParkingLot()
+        self.ready = PageRuns()  #: pages whose bytes are in the buffer, known to be right
+        self.error: FscacheError | None = None
+        self.done = False
+        self.stored = True  #: whether every ready page was accepted for storing
+        self.n_waiting = 0
+        self.scope = trio.CancelScope(shield=True)
+
+    def __repr__(self) -> str:
+        return f"<Fetch pages {self.first}..{self.end - 1} of {self.inode}>"
+
+    @property
+    def size(self) -> int:
+        return len(self._buffer)
+
+    async def wait_ready(self, page_index: int) -> None:
+        """Wait until a page is ready.
+
+        Raises:
+          FscacheError: the fetch ended without it.
+        """
+        self.n_waiting += 1
+        try:
+            while page_index not in self.ready:
+                if self.done:
+                    raise self.error or OriginError(f"{self!r} was cancelled")
+                await self._lot.park()
+        finally:
+            self.n_waiting -= 1
+
+    def ready_end(self, page_index: int) -> int:
+        """Index after the last page that is ready without a gap from ``page_index`` on."""
+        gap = next(self.ready.gaps(page_index, self.end - page_index), None)
+        return self.end if gap is None else gap[0]
+
+    def copy_to(self, buffer: memoryview, offset: int) -> None:
+        """Copy ready bytes of the file at ``offset`` into ``buffer``."""
+        start = offset - (self.first << PAGE_SHIFT)
+        buffer[:] = self._buffer[start : start + len(buffer)]
+
+    async def run(self) -> None:
+        """The task."""
+        inode = self.inode
+        try:
+            with self.scope:
+                await self._fill()
+                self._ended()
+                if self.stored:
+                    await inode.cookie.wait_on_page_write(self.first, self.end - self.first)
+        except FscacheError as error:
+            self.error = error
+        except Exception as error:
+            self.error = PluginError(
+                f"netfs {inode.netfs.name}: fetch of {inode} raised {type(error).__name__}: {error}",
+                plugin=inode.netfs.name,
+            )
+            self.error.__cause__ = error
+        finally:
+            self._ended()
+            inode.fetch_ended(self)
+
+    def _ended(self) -> None:
+        self.done = True
+        self._lot.unpark_all()
+
+    async def _fill(self) -> None:
+        cookie, n_pages = self.inode.cookie, self.end - self.first
+        locked = await lock_pages(cookie, self.first, n_pages, self._look_again)
+        try:
+            if locked is not None or self._ask_cache:
+                await self._read_cached()
+            for first, n_missing in list(self.ready.gaps(self.first, n_pages)):
+                await self._fetch(first, n_missing)
+            if locked is not None:
+                # Others may look as soon as the lock is free: what they are to find must be there.
+                await cookie.wait_on_page_write(self.first, n_pages)
+        finally:
+            if locked is not None:
+                unlock_pages(locked, self.first, n_pages)
+
+    async def _look_again(self) -> bool:
+        self.inode.volume.stats.joined += 1
+        await self._read_cached()
+        return not self.ready.covers(self.first, self.end - self.first)
+
+    async def _read_cached(self) -> None:
+        """Take from the cache what is there by now."""
+        folios = [self._folio(*gap) for gap in self.ready.gaps(self.first, self.end - self.first)]
+        if folios:
+            await read_or_alloc_pages(self.inode.cookie, folios, self._end_io)
+
+    def _end_io(self, first: int, n_pages: int, error: BaseException | None) -> None:
+        if error is None:
+            self.ready.add(first, n_pages)
+            self.inode.volume.stats.bytes_from_cache += self.inode.bytes_of(first, n_pages)
+            self._lot.unpark_all()
+
+    def _folio(self, first: int, n_pages: int) -> Folio:
+        start = (first - self.first) << PAGE_SHIFT
+        return Folio(first, self._buffer[start : start + (n_pages << PAGE_SHIFT)])
+
+    async def _fetch(self, first: int, n_pages: int) -> None:
+        inode = self.inode
+        stats = inode.volume.stats
+        folio = self._folio(first, n_pages)
+        size = len(folio.buffer)
+        at = 0  # bytes arrived
+        ready = 0  # whole pages made ready
+        kept = 0  # pages handed to the cache
+
+        def arrived(n_bytes: int) -> None:
+            nonlocal at, ready, kept
+            if not at <= n_bytes <= size:
+                raise PluginError(
+                    f"netfs {inode.netfs.name}: fetch said that {n_bytes} bytes of {size} arrived after {at}",
+                    plugin=inode.netfs.name,
+                )
+            stats.bytes_from_origin += n_bytes - at
+            at = n_bytes
+            whole = page_count(at) if at == size else at // PAGE_SIZE
+            if whole > ready:
+                self.ready.add(first + ready, whole - ready)
+                ready = whole
+                self._lot.unpark_all()
+            if at == size or (ready - kept) << PAGE_SHIFT >= STORE_SIZE:
+                self._store(first + kept, ready - kept)
+                kept = ready
+
+        try:
+            await inode.netfs.fetch(inode.netfs_data, folio.offset, folio.buffer, arrived)
+            if at < size:
+                arrived(size)
+        finally:
+            if kept < ready:
+                self._store(first + kept, ready - kept)
+
+    def _store(self, first: int, n_pages: int) -> None:
+        if n_pages:
+            outcome = write_page_nowait(self.inode.cookie, self._folio(first, n_pages))
+            if outcome is WriteOutcome.STORED:
+                self.inode.volume.stats.bytes_stored += self.inode.bytes_of(first, n_pages)
+            else:
+                self.stored = False

@@ -1,0 +1,301 @@
+"""`open_fscache`: owns the nursery, the caches, the netfses and the volumes."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from urllib.parse import urlsplit
+
+import trio
+
+from fscache_core import plugins
+from fscache_core.cache import Cache, lookup_cache_tag, make_master_index, release_cache_tag
+from fscache_core.coherency import Coherency
+from fscache_core.cookie import Cookie, CookieDefinition, acquire_cookie
+from fscache_core.domain import Domain, Limits
+from fscache_core.errors import CallerError, InstallationError
+from fscache_core.file import File
+from fscache_core.hookspecs import DirectoryEntry, FileAttributes, Location, Wrapper
+from fscache_core.netfs import Netfs, register_netfs, unregister_netfs
+from fscache_core.plugins import BackendFacade, NetfsFacade
+from fscache_core.readahead import Readahead
+from fscache_core.stats import Stats
+from fscache_core.volume import Volume
+
+
+class _Attached:
+    """A netfs adapter in use."""
+
+    __slots__ = ("facade", "registered", "volumes")
+
+    def __init__(self, facade: NetfsFacade, registered: Netfs) -> None:
+        self.facade = facade
+        self.registered = registered
+        self.volumes: dict[str, Volume] = {}
+
+
+class FsCache:
+    """The cache as a program sees it.  Made by `open_fscache`; belongs to one trio thread."""
+
+    def __init__(self, domain: Domain, coherency: Coherency, readahead: Readahead) -> None:
+        self.domain = domain
+        self.coherency = coherency
+        self.readahead = readahead
+        self.master_index = make_master_index(domain)
+        self._netfses: dict[str, _Attached] = {}  # by scheme
+        self._coherencies: dict[str, Coherency] = {}  # by volume
+        self._opening = trio.Lock()
+
+    # -- caches --------------------------------------------------------------------------
+
+    @property
+    def stats(self) -> Stats:
+        return self.domain.stats
+
+    @property
+    def caches(self) -> tuple[Cache, ...]:
+        """The caches in use, most recently added first."""
+        return tuple(self.domain.caches)
+
+    async def add_cache(
+        self,
+        backend: str | object,
+        *,
+        tag: str | None = None,
+        wrappers: Sequence[Wrapper | str] = (),
+        **options: object,
+    ) -> Cache:
+        """Add a cache.  Files that are open and uncached are attached to it.
+
+        Args:
+          backend: the name of an installed backend, constructed with ``options``, or a backend object.
+          tag: the cache's name; by default the backend's.
+          wrappers: objects or names of installed wrappers; the first is outermost.
+
+        Raises:
+          InstallationError: no such backend, or one that cannot be used.
+          PluginError: the backend does not fit the contract.
+          CallerError: bad options, or the tag is in use.
+          CacheUnusableError: its store cannot be used.
+        """
+        if isinstance(backend, str):
+            name: str | None = backend
+            plugin = plugins.make(plugins.BACKEND_GROUP, backend, options)
+        elif options:
+            raise CallerError(f"options {', '.join(options)} given for a backend that is made already")
+        else:
+            name, plugin = None, backend
+        made = [
+            wrapper if not isinstance(wrapper, str) else plugins.make(plugins.WRAPPER_GROUP, wrapper, {})
+            for wrapper in wrappers
+        ]
+        facade = BackendFacade(plugin, name=name, wrappers=made)  # type: ignore[arg-type]
+        held = lookup_cache_tag(self.domain, tag or facade.name)
+        cache = Cache(self.domain, facade, held, self.master_index)
+        try:
+            await cache.add()
+        except BaseException:
+            release_cache_tag(self.domain, held)
+            raise
+        return cache
+
+    async def withdraw_cache(self, cache: Cache) -> None:
+        """Take a cache away.  Open files go on from the origin; what is stored stays."""
+        await cache.withdraw()
+
+    # -- netfses and volumes -------------------------------------------------------------
+
+    def add_netfs(
+        self, netfs: str | object, *, scheme: str | None = None, wrappers: Sequence[Wrapper] = (), **options: object
+    ) -> None:
+        """Attach a netfs adapter.  Not needed for one that does without options: URLs find it.
+
+        Args:
+          netfs: the name of an installed adapter (= the scheme of its URLs), or an adapter object.
+          scheme: of the URLs that an adapter object is for; by default its name.
+
+        Raises:
+          InstallationError, PluginError, CallerError: as `add_cache`.
+        """
+        if isinstance(netfs, str):
+            plugin = plugins.make(plugins.NETFS_GROUP, netfs, options)
+            scheme = scheme or netfs
+        elif options:
+            raise CallerError(f"options {', '.join(options)} given for a netfs that is made already")
+        else:
+            plugin = netfs
+        facade = NetfsFacade(plugin, name=scheme, wrappers=wrappers)
+        scheme = scheme or facade.name
+        if scheme in self._netfses:
+            raise CallerError(f"a netfs for {scheme}:// URLs is attached already")
+        self._netfses[scheme] = _Attached(facade, self._registered(facade))
+
+    def _registered(self, facade: NetfsFacade) -> Netfs:
+        """The registration of that name, which http and https, for instance, share."""
+        for attached in self._netfses.values():
+            if attached.registered.name == facade.name and attached.registered.version == facade.version:
+                return attached.registered
+        return register_netfs(self.domain, self.master_index, facade.name, facade.version)
+
+    def _netfs_of(self, url: str) -> _Attached:
+        scheme = urlsplit(url).scheme
+        if not scheme or "://" not in url:
+            raise CallerError(f"{url!r} is not a URL; expected SCHEME://...")
+        if scheme not in self._netfses:
+            try:
+                self.add_netfs(scheme)
+            except InstallationError as error:
+                names = sorted({plugin.name for plugin in plugins.installed(plugins.NETFS_GROUP)})
+                if scheme in names:
+                    raise
+                have = ", ".join(f"{name}://" for name in names) or "none"
+                raise InstallationError(f"no netfs for {scheme}:// URLs is installed; there is: {have}") from error
+        return self._netfses[scheme]
+
+    def set_coherency(self, url: str, coherency: Coherency) -> None:
+        """Choose coherency for the volume of a URL, before it is opened."""
+        location = self.locate(url)
+        if location.volume in self._netfs_of(url).volumes:
+            raise CallerError(f"volume {location.volume} is open already")
+        self._coherencies[location.volume] = coherency
+
+    def locate(self, url: str) -> Location:
+        """Split a URL into volume and path."""
+        return self._netfs_of(url).facade.parse_url(url)
+
+    @property
+    def volumes(self) -> tuple[Volume, ...]:
+        return tuple(volume for attached in self._netfses.values() for volume in attached.volumes.values())
+
+    async def open_volume(self, url: str) -> Volume:
+        """The volume that a URL is in, attached if needed.  The origin need not be reachable.
+
+        Raises:
+          CallerError: not a URL, or a malformed one.
+          InstallationError: no adapter for its scheme.
+        """
+        attached = self._netfs_of(url)
+        location = attached.facade.parse_url(url)
+        volume = attached.volumes.get(location.volume)
+        if volume is not None:
+            return volume
+        async with self._opening:
+            volume = attached.volumes.get(location.volume)
+            if volume is None:
+                data = await attached.facade.open_volume(location)
+                volume = Volume(
+                    self.domain,
+                    attached.facade,
+                    attached.registered,
+                    location,
+                    data,
+                    self._coherencies.get(location.volume, self.coherency),
+                    self.readahead,
+                )
+                attached.volumes[location.volume] = volume
+        return volume
+
+    # -- files ---------------------------------------------------------------------------
+
+    async def open_file(self, url: str, *, reopen: str = "auto") -> File:
+        """Open a file for reading; see `Volume.open_file`."""
+        volume = await self.open_volume(url)
+        return await volume.open_file(self.locate(url).path, reopen=reopen)
+
+    async def look_up(self, url: str) -> FileAttributes:
+        """What the origin says of a file or directory now; offline, what its label says."""
+        volume = await self.open_volume(url)
+        return await volume.look_up(self.locate(url).path)
+
+    async def list_directory(self, url: str) -> Sequence[DirectoryEntry]:
+        """List a directory; see `Volume.list_directory`."""
+        volume = await self.open_volume(url)
+        return await volume.list_directory(self.locate(url).path)
+
+    # -- the reference's netfs calls, for those who do without the file layer --------------
+
+    def register_netfs(self, name: str, version: int) -> Netfs:
+        """Register a netfs of your own; ``primary_index`` of the result is the parent of its cookies."""
+        return register_netfs(self.domain, self.master_index, name, version)
+
+    async def unregister_netfs(self, netfs: Netfs) -> None:
+        await unregister_netfs(netfs)
+
+    def acquire_cookie(
+        self, parent: Cookie | None, definition: CookieDefinition, netfs_data: object, *, enable: bool = True
+    ) -> Cookie | None:
+        """Acquire a cookie; below None there is None, and every call here takes None for a cookie."""
+        if parent is None:
+            self.stats.acquire_n += 1
+            self.stats.acquire_nul += 1
+            return None
+        return acquire_cookie(self.domain, parent, definition, netfs_data, enable=enable)
+
+    async def relinquish_cookie(self, cookie: Cookie | None, *, retire: bool = False) -> None:
+        if cookie is None:
+            self.stats.relinqs_n += 1
+            self.stats.relinqs_nul += 1
+            return
+        await cookie.relinquish(retire=retire)
+
+    def update_cookie(self, cookie: Cookie | None) -> None:
+        if cookie is None:
+            self.stats.updates_n += 1
+            self.stats.updates_nul += 1
+            return
+        cookie.update()
+
+    # -- closing -------------------------------------------------------------------------
+
+    async def close(self, *, store: bool) -> None:
+        """Close volumes, cookies and caches, in this order (called by `open_fscache`)."""
+        for attached in self._netfses.values():
+            for volume in list(attached.volumes.values()):
+                await volume.close(store=store)
+            attached.volumes.clear()
+        # Cookies that a program of its own left: children before parents.
+        while self.domain.cookies:
+            leaves = [cookie for cookie in self.domain.cookies.values() if not cookie.n_children]
+            for cookie in leaves:
+                await cookie.relinquish()
+        for cache in list(self.domain.caches):
+            await cache.withdraw()
+
+
+@asynccontextmanager
+async def open_fscache(
+    *,
+    coherency: Coherency | str = "always",
+    offline: bool = False,
+    stale_if_error: bool = False,
+    limits: Limits | None = None,
+    readahead: Readahead | None = None,
+    volumes: Mapping[str, Coherency] | None = None,
+) -> AsyncIterator[FsCache]:
+    """Open the cache framework; closing it waits until what was fetched is stored.
+
+    Args:
+      coherency: for volumes that have none of their own: ``always``, ``ttl=SECONDS``, ``immutable``, or
+        a `Coherency`.
+      offline: never contact an origin.
+      stale_if_error: serve what is cached when an origin cannot be reached.
+      volumes: coherency by URL of the volume.
+
+    When the body raises, or is cancelled, what is not yet stored is dropped.
+    """
+    if isinstance(coherency, str):
+        coherency = Coherency.parse(coherency, offline=offline, stale_if_error=stale_if_error)
+    async with trio.open_nursery() as nursery:
+        domain = Domain(nursery, limits or Limits())
+        fscache = FsCache(domain, coherency, readahead or Readahead())
+        for url, chosen in (volumes or {}).items():
+            fscache.set_coherency(url, chosen)
+        store = False
+        try:
+            yield fscache
+            store = True
+        finally:
+            with trio.CancelScope(shield=True):  # bounded: every hook is
+                await fscache.close(store=store)
+
+

@@ -1,0 +1,339 @@
+"""One version of one file, as all who have it open in this process share it.
+
+An inode ties together what the adapter calls the file (``netfs_data``), its cookie, and the fetches
+under way.  It never changes its version: what the origin replaced gets a new inode, and this one goes on
+with what it has until it is closed.
+
+A read is answered, page by page, from the first that has it: a fetch under way, the cache, the origin.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import trio
+
+from fscache_core.cookie import Cookie, CookieDefinition, acquire_cookie
+from fscache_core.errors import CallerError, StaleError
+from fscache_core.fetch import Fetch
+from fscache_core.folio import PAGE_SHIFT, Folio, PageRuns, page_count
+from fscache_core.hookspecs import FileAttributes, Strength
+from fscache_core.outcome import AuxOutcome, CookieType
+from fscache_core.page import read_or_alloc_pages
+
+if TYPE_CHECKING:
+    from fscache_core.plugins import NetfsFacade
+    from fscache_core.volume import Volume
+
+#: Bytes of fetched pages that could not be stored, kept for the readers who are about to want them.
+KEPT_SIZE = 16 << 20
+
+# The file layer's own byte in front of the adapter's aux data.
+_STRONG = b"\x01"
+_WEAK = b"\x02"
+
+
+class Inode:
+    """One version of one file."""
+
+    __slots__ = (
+        "_damaged_seen",
+        "_evicted",
+        "_kept",
+        "attributes",
+        "checked_at",
+        "cookie",
+        "fetches",
+        "n_open",
+        "netfs",
+        "netfs_data",
+        "path",
+        "stale",
+        "volume",
+    )
+
+    def __init__(self, volume: Volume, path: str, netfs_data: object, *, adopt: bool) -> None:
+        """Make an inode and its cookie.
+
+        Args:
+          netfs_data: from the adapter's ``look_up``; with ``adopt``, from its ``name_file``.
+          adopt: take the version that is cached, whatever it is (`wait_adopted`).
+        """
+        self.volume = volume
+        self.netfs: NetfsFacade = volume.netfs
+        self.path = path
+        self.netfs_data = netfs_data
+        self.attributes: FileAttributes | None = None if adopt else self.netfs.get_attr(netfs_data)
+        self.checked_at = 0.0  #: trio time of the origin's last word that this is the present version
+        self.fetches: list[Fetch] = []
+        self.n_open = 0
+        self.stale = False  #: the origin has another version
+        self._evicted: trio.Event | None = None
+        self._kept: list[Fetch] = []
+        self._damaged_seen = 0
+        self.cookie: Cookie = acquire_cookie(volume.domain, volume.cookie, volume.definition, self)
+
+    def __str__(self) -> str:
+        return f"{self.volume.location.volume} {self.path}"
+
+    @property
+    def size(self) -> int:
+        assert self.attributes is not None
+        return self.attributes.size
+
+    @property
+    def weak(self) -> bool:
+        return self.attributes is None or self.attributes.strength is not Strength.STRONG
+
+    def is_version(self, netfs_data: object, attributes: FileAttributes) -> bool:
+        """Whether what the origin just described is, provably, this version."""
+        return (
+            attributes.strength is Strength.STRONG
+            and not self.weak
+            and not self.stale
+            and attributes.size == self.size
+            and self.netfs.get_aux(netfs_data) == self.netfs.get_aux(self.netfs_data)
+        )
+
+    def bytes_of(self, first: int, n_pages: int) -> int:
+        """How many bytes the file has in these pages."""
+        return max(0, min(self.size, (first + n_pages) << PAGE_SHIFT) - (first << PAGE_SHIFT))
+
+    # -- the cookie's definition ---------------------------------------------------------
+
+    def get_aux(self) -> bytes | None:
+        if self.attributes is None:
+            return None
+        return (_WEAK if self.weak else _STRONG) + self.netfs.get_aux(self.netfs_data)
+
+    def check_aux(self, aux: bytes, object_size: int) -> AuxOutcome:
+        if self.attributes is None:
+            try:
+                recalled = self.netfs.recall_file(self.volume.data, self.path, aux[1:], object_size)
+            except CallerError:
+                return AuxOutcome.OBSOLETE
+            self.netfs_data = recalled
+            self.attributes = self.netfs.get_attr(recalled)
+            return AuxOutcome.OKAY
+        if self.weak or aux[:1] != _STRONG:
+            return AuxOutcome.OBSOLETE  # equal evidence would prove nothing
+        return self.netfs.check_aux(self.netfs_data, aux[1:], object_size)
+
+    async def wait_adopted(self) -> bool:
+        """Wait until it is known whether some version is cached; False if none is."""
+        await self.cookie.wait_lookup()
+        return self.attributes is not None and self.cookie.object is not None
+
+    # -- reading -------------------------------------------------------------------------
+
+    async def read_into(self, offset: int, buffer: memoryview, ahead: int) -> None:
+        """Fill ``buffer`` from ``offset``; the range is within the file and not empty.
+
+        Args:
+          ahead: byte offset up to which to fetch beyond the range, if anything must be fetched at all.
+
+        Raises:
+          StaleError, OriginError: what is missing cannot be had.  The buffer's content is undefined.
+        """
+        first, stats = offset >> PAGE_SHIFT, self.volume.stats
+        end = page_count(offset + len(buffer))
+        have, asked, missed = PageRuns(), PageRuns(), False
+        while (gap := next(have.gaps(first, end - first), None)) is not None:
+            page, n_pages = gap
+            fetch = self._fetch_of(page)
+            if fetch is not None:
+                missed = True
+                await self._wait_ready(fetch, page)
+                ready_end = min(fetch.ready_end(page), page + n_pages)
+                low = max(offset, page << PAGE_SHIFT)
+                high = min(offset + len(buffer), ready_end << PAGE_SHIFT)
+                fetch.copy_to(buffer[low - offset : high - offset], low)
+                have.add(page, ready_end - page)
+                continue
+            n_pages = self._until_fetch(page, n_pages)
+            unasked = next(asked.gaps(page, n_pages), None)
+            if unasked is not None and unasked[0] == page:
+                asked.add(*unasked)
+                await self._read_cached(*unasked, offset, buffer, have)
+                continue
+            if unasked is not None:
+                n_pages = unasked[0] - page
+            asked.remove(page, n_pages)  # a fetch that ends meanwhile leaves its pages in the cache
+            await self._start_fetches(page, n_pages, ahead)
+        if missed:
+            stats.misses += 1
+        else:
+            stats.hits += 1
+        if self.cookie.n_damaged != self._damaged_seen:
+            stats.verification_failures += self.cookie.n_damaged - self._damaged_seen
+            self._damaged_seen = self.cookie.n_damaged
+
+    async def _read_cached(
+        self, first: int, n_pages: int, offset: int, buffer: memoryview, have: PageRuns
+    ) -> None:
+        """Read what the cache has of these pages into their place in ``buffer`` and add them to ``have``."""
+        start, size = first << PAGE_SHIFT, self.bytes_of(first, n_pages)
+        inside = start >= offset and start + size <= offset + len(buffer)
+        # Pages that stick out of the caller's range take a way round; whole ones go straight into place.
+        target = buffer[start - offset : start - offset + size] if inside else memoryview(bytearray(size))
+
+        def end_io(page: int, n: int, error: BaseException | None) -> None:
+            if error is not None:
+                return
+            have.add(page, n)
+            self.volume.stats.bytes_from_cache += self.bytes_of(page, n)
+            if not inside:
+                low = max(offset, page << PAGE_SHIFT)
+                high = min(offset + len(buffer), (page + n) << PAGE_SHIFT)
+                if low < high:
+                    buffer[low - offset : high - offset] = target[low - start : high - start]
+
+        await read_or_alloc_pages(self.cookie, [Folio(first, target)], end_io)
+
+    async def _wait_ready(self, fetch: Fetch, page: int) -> None:
+        try:
+            await fetch.wait_ready(page)
+        except StaleError:
+            self.become_stale()
+            raise
+
+    def become_stale(self) -> None:
+        """Note that the origin has another version, so that the next open asks for it."""
+        if not self.stale:
+            self.stale = True
+            self.cookie.supersede()
+            self.volume.forget(self)
+
+    # -- fetching ------------------------------------------------------------------------
+
+    def _fetch_of(self, page: int) -> Fetch | None:
+        for fetch in self.fetches:
+            if fetch.first <= page < fetch.end and (not fetch.done or page in fetch.ready):
+                return fetch
+        for fetch in self._kept:
+            if page in fetch.ready:
+                return fetch
+        return None
+
+    def _until_fetch(self, page: int, n_pages: int) -> int:
+        """How many of the pages come before the next fetch under way."""
+        starts = [fetch.first for fetch in (*self.fetches, *self._kept) if page < fetch.first < page + n_pages]
+        return min(starts) - page if starts else n_pages
+
+    async def _start_fetches(self, page: int, n_pages: int, ahead: int) -> None:
+        """Start fetching a gap, at most a window of it; and what lies ahead, if the reader wants that."""
+        domain, limits = self.volume.domain, self.volume.readahead
+        while domain.stores_size > domain.limits.store_size:  # the cache is slower than the origin
+            await domain.stores_changed.park()
+        if self._fetch_of(page) is not None:
+            return
+        if not self.cookie.objects and domain.has_caches:
+            self.volume.stats.fallbacks += 1
+        window = limits.max_size >> PAGE_SHIFT
+        self._start_run(page, min(n_pages, window), ask_cache=False)
+        last = page + min(n_pages, window)
+        if n_pages <= window and ahead > last << PAGE_SHIFT:
+            self.read_ahead(last << PAGE_SHIFT, ahead)
+
+    def read_ahead(self, offset: int, ahead: int) -> None:
+        """Start fetching, or reading from the cache, what lies from ``offset`` to ``ahead``."""
+        page, end = offset >> PAGE_SHIFT, page_count(min(ahead, self.size))
+        domain = self.volume.domain
+        if domain.stores_size > domain.limits.store_size // 2:
+            return
+        known = PageRuns()
+        for fetch in (*self.fetches, *self._kept):
+            known.add(fetch.first, fetch.end - fetch.first)
+        for first, n_pages in list(known.gaps(page, end - page)):
+            self._start_run(first, n_pages, ask_cache=True)
+
+    def _start_run(self, page: int, n_pages: int, *, ask_cache: bool) -> None:
+        step = max(1, self.volume.readahead.fetch_size >> PAGE_SHIFT)
+        while n_pages:
+            n = min(n_pages, step)
+            fetch = Fetch(self, page, n, ask_cache=ask_cache)
+            self.fetches.append(fetch)
+            self.volume.domain.spawn(fetch.run, f"fetch {self.path}")
+            page += n
+            n_pages -= n
+
+    def fetch_ended(self, fetch: Fetch) -> None:
+        """Called by a fetch's task at its end."""
+        self.fetches.remove(fetch)
+        if isinstance(fetch.error, StaleError):
+            self.become_stale()
+        if not fetch.stored and self.n_open:
+            self._kept.append(fetch)
+            while sum(kept.size for kept in self._kept) > KEPT_SIZE:
+                self._kept.pop(0)
+
+    # -- closing -------------------------------------------------------------------------
+
+    def closed(self) -> None:
+        """The last reader is gone: stop what nobody waits for."""
+        self._kept.clear()
+        for fetch in self.fetches:
+            if not fetch.n_waiting and not fetch.done:
+                fetch.scope.cancel()
+
+    async def wait_stored(self) -> None:
+        """Wait until everything fetched is stored."""
+        await self.cookie.wait_on_stores()
+
+    async def evict(self) -> None:
+        """Give the cookie back (the data stays cached).  Idempotent; returns when it is done."""
+        if self._evicted is not None:
+            await self._evicted.wait()
+            return
+        self._evicted = trio.Event()
+        try:
+            await self.cookie.relinquish()
+        finally:
+            self._evicted.set()
+
+
+def _get_key(inode: object) -> bytes:
+    assert isinstance(inode, Inode)
+    return inode.netfs.get_key(inode.netfs_data)
+
+
+def _get_attr(inode: object) -> int:
+    assert isinstance(inode, Inode)
+    return 0 if inode.attributes is None else inode.attributes.size
+
+
+def _get_aux(inode: object) -> bytes | None:
+    assert isinstance(inode, Inode)
+    return inode.get_aux()
+
+
+def _check_aux(inode: object, aux: bytes, object_size: int) -> AuxOutcome:
+    assert isinstance(inode, Inode)
+    return inode.check_aux(aux, object_size)
+
+
+def inode_definition(netfs: NetfsFacade) -> CookieDefinition:
+    """The definition of the cookies of a netfs's files."""
+
+    def mark_pages_cached(inode: object, first: int, n_pages: int) -> None:
+        assert isinstance(inode, Inode)
+        assert netfs.mark_pages_cached is not None
+        netfs.mark_pages_cached(inode.netfs_data, first, n_pages)
+
+    def now_uncached(inode: object) -> None:
+        assert isinstance(inode, Inode)
+        assert netfs.now_uncached is not None
+        netfs.now_uncached(inode.netfs_data)
+
+    return CookieDefinition(
+        name=netfs.name[:15],
+        type=CookieType.DATA,
+        get_key=_get_key,
+        get_attr=_get_attr,
+        get_aux=_get_aux,
+        check_aux=_check_aux,
+        mark_pages_cached=mark_pages_cached if netfs.mark_pages_cached is not None else None,
+        now_uncached=now_uncached if netfs.now_uncached is not None else None,
+    )
+
+

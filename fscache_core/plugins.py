@@ -1,0 +1,380 @@
+"""Plugins: find them (stevedore), check them (pluggy), call them (one typed facade per side).
+
+This is the only module that imports stevedore and that touches pluggy's managers; past it nothing is
+``Any``.  A facade resolves each hook once: it holds the bound method of the plugin itself, so that a call costs a
+plain call, wrapped only if there are wrappers.  It supplies the defaults of optional hooks; where there
+is no default the attribute is None, and that is the whole capability statement.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import pluggy
+
+from fscache_core.errors import CallerError, InstallationError, PluginError, UnsupportedError
+from fscache_core.folio import Folio
+from fscache_core.hookspecs import (
+    API_VERSION,
+    CacheSpec,
+    ConsistencyOutcome,
+    DirectoryEntry,
+    FileAttributes,
+    Location,
+    LockOutcome,
+    LookupOutcome,
+    NetfsSpec,
+    ReadOutcome,
+    ReserveOutcome,
+    Wrapper,
+    WriteOutcome,
+)
+from fscache_core.outcome import AuxOutcome
+
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
+
+    from fscache_core.cache import Cache
+    from fscache_core.cookie import Cookie
+    from fscache_core.object import CacheObject
+    from fscache_core.operation import Operation, Retrieval, Storage
+
+BACKEND_GROUP = "fscache.backend"
+NETFS_GROUP = "fscache.netfs"
+WRAPPER_GROUP = "fscache.wrapper"
+_KINDS = {BACKEND_GROUP: "backend", NETFS_GROUP: "netfs", WRAPPER_GROUP: "wrapper"}
+
+#: Hooks every plugin must have; each docstring says so too, and a test compares.
+MANDATORY: Mapping[str, frozenset[str]] = {
+    BACKEND_GROUP: frozenset(
+        {
+            "alloc_object",
+            "lookup_object",
+            "check_consistency",
+            "update_object",
+            "invalidate_object",
+            "drop_object",
+            "sync_cache",
+            "attr_changed",
+            "read_or_alloc_pages",
+            "allocate_pages",
+            "write_page",
+        }
+    ),
+    NETFS_GROUP: frozenset(
+        {
+            "get_key",
+            "get_attr",
+            "get_aux",
+            "parse_url",
+            "open_volume",
+            "name_file",
+            "recall_file",
+            "look_up",
+            "fetch",
+        }
+    ),
+}
+
+T = TypeVar("T")
+
+
+# -- finding -----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class InstalledPlugin:
+    """An entry point, as found without importing it."""
+
+    name: str
+    group: str
+    distribution: str
+    version: str
+    target: str  #: ``module:attribute``
+
+
+def installed(group: str) -> Sequence[InstalledPlugin]:
+    """Every plugin of a group, by name, without importing any.  Distribution names come from
+    `importlib.metadata`, since stevedore's cached entry points know none."""
+    from importlib.metadata import entry_points
+
+    found = {
+        InstalledPlugin(
+            point.name,
+            group,
+            point.dist.name if point.dist is not None else "?",
+            point.dist.version if point.dist is not None else "?",
+            point.value,
+        )
+        for point in entry_points(group=group)
+    }
+    return sorted(found, key=lambda plugin: (plugin.name, plugin.distribution))
+
+
+def load(group: str, name: str) -> Callable[..., object]:
+    """Import the plugin that a user calls ``name``.
+
+    Raises:
+      InstallationError: none, several, one that cannot be imported, or one built for another API; names the
+        distribution, and for an unknown name lists what is installed.
+    """
+    from stevedore.driver import DriverManager
+    from stevedore.exception import MultipleMatches, NoMatches
+    from stevedore.extension import error_on_conflict
+
+    kind = _KINDS[group]
+
+    def failed(_manager: object, point: EntryPoint, error: BaseException) -> None:
+        raise InstallationError(
+            f"{kind} {point.name} ({_distributions(group, point.name)}) cannot be imported: "
+            f"{type(error).__name__}: {error}"
+        ) from error
+
+    try:
+        manager: DriverManager[Any] = DriverManager(
+            group,
+            name,
+            on_load_failure_callback=failed,
+            on_missing_entrypoints_callback=None,
+            conflict_resolver=error_on_conflict,
+        )
+    except NoMatches:
+        names = sorted({plugin.name for plugin in installed(group)})
+        have = ", ".join(names) if names else "none"
+        raise InstallationError(f"no {kind} is called {name!r}; installed: {have}") from None
+    except MultipleMatches:
+        raise InstallationError(
+            f"{kind} {name!r} is installed more than once: {_distributions(group, name)}; remove all but one"
+        ) from None
+    plugin = manager.driver
+    _check_api_version(kind, name, plugin, _distributions(group, name))
+    if not callable(plugin):
+        raise InstallationError(f"{kind} {name} ({_distributions(group, name)}) is not a class or function")
+    made: Callable[..., object] = plugin
+    return made
+
+
+def make(group: str, name: str, options: Mapping[str, object]) -> object:
+    """Import the plugin called ``name`` and construct it with ``options``.
+
+    Raises:
+      InstallationError: as `load`.
+      CallerError: an option it does not have, or lacks.
+    """
+    factory = load(group, name)
+    kind = _KINDS[group]
+    try:
+        inspect.signature(factory).bind(**options)
+    except TypeError as error:
+        have = ", ".join(inspect.signature(factory).parameters) or "none"
+        raise CallerError(f"{kind} {name}: {error}; its options: {have}") from None
+    return factory(**options)
+
+
+def _distributions(group: str, name: str) -> str:
+    return ", ".join(
+        f"{plugin.distribution} {plugin.version}" for plugin in installed(group) if plugin.name == name
+    )
+
+
+def _check_api_version(kind: str, name: str, plugin: object, distribution: str) -> None:
+    version = getattr(plugin, "api_version", API_VERSION)
+    if version != API_VERSION:
+        raise InstallationError(
+            f"{kind} {name} ({distribution}) was built for plugin API {version}, this fscache-core has {API_VERSION}"
+        )
+
+
+# -- checking ----------------------------------------------------------------------------
+
+
+class _Hooks:
+    """The checked implementations of one plugin, wrapped."""
+
+    def __init__(self, group: str, spec: type, plugin: object, name: str, wrappers: Sequence[Wrapper]) -> None:
+        kind = _KINDS[group]
+        _check_api_version(kind, name, plugin, type(plugin).__module__)
+        manager = pluggy.PluginManager(group)
+        manager.add_hookspecs(spec)
+        try:
+            manager.register(plugin, name)
+            manager.check_pending()
+        except pluggy.PluginValidationError as error:
+            first = str(error).split("\n", 1)[0]
+            raise PluginError(f"{kind} {name} does not fit the contract: {first}", plugin=name) from error
+        self.kind, self.name = kind, name
+        self._manager = manager
+        self._wrappers = wrappers
+        missing = sorted(hook for hook in MANDATORY[group] if self._implementation(hook) is None)
+        if missing:
+            raise PluginError(f"{kind} {name} lacks mandatory hooks: {', '.join(missing)}", plugin=name)
+
+    def _implementation(self, hook: str) -> Callable[..., Any] | None:
+        caller: pluggy.HookCaller = getattr(self._manager.hook, hook)
+        implementations = caller.get_hookimpls()
+        if not implementations:
+            return None
+        (implementation,) = implementations
+        function = implementation.function
+        assert caller.spec is not None
+        wanted = list(caller.spec.argnames)
+        taken = list(implementation.argnames)
+        if taken == wanted:
+            return function
+        if sorted(taken, key=wanted.index) != taken:
+            raise PluginError(
+                f"{self.kind} {self.name}: {hook} takes its arguments in another order than {', '.join(wanted)}",
+                plugin=self.name,
+            )
+        places = [wanted.index(argument) for argument in taken]
+
+        @functools.wraps(function)
+        def fewer(*args: Any) -> Any:
+            return function(*[args[place] for place in places])
+
+        return fewer
+
+    def get(self, hook: str, default: Callable[..., Any] | None = None) -> Any:
+        function = self._implementation(hook) or default
+        if function is None:
+            return None
+        for wrapper in reversed(self._wrappers):
+            function = wrapper.wrap(hook, function)
+        return function
+
+
+# -- calling a backend -------------------------------------------------------------------
+
+
+class BackendFacade:
+    """A checked backend: each hook of `CacheSpec` as a typed attribute."""
+
+    def __init__(self, plugin: object, *, name: str | None = None, wrappers: Sequence[Wrapper] = ()) -> None:
+        self.plugin = plugin
+        self.name: str = name or str(getattr(plugin, "name", type(plugin).__name__))
+        hooks = _Hooks(BACKEND_GROUP, CacheSpec, plugin, self.name, wrappers)
+        get = hooks.get
+        self.bind_cache: Callable[[Cache], Awaitable[None]] = get("bind_cache", _nothing)
+        self.unbind_cache: Callable[[], Awaitable[None]] = get("unbind_cache", _nothing)
+        self.alloc_object: Callable[[Cache, Cookie], CacheObject] = get("alloc_object")
+        self.lookup_object: Callable[[CacheObject], Awaitable[LookupOutcome]] = get("lookup_object")
+        self.lookup_complete: Callable[[CacheObject], Awaitable[None]] | None = get("lookup_complete")
+        self.grab_object: Callable[[CacheObject], None] | None = get("grab_object")
+        self.put_object: Callable[[CacheObject], None] | None = get("put_object")
+        self.lock_object: Callable[[CacheObject], Awaitable[None]] | None = get("lock_object")
+        self.unlock_object: Callable[[CacheObject], None] | None = get("unlock_object")
+        self.pin_object: Callable[[CacheObject], Awaitable[ReserveOutcome]] = get("pin_object", _refused)
+        self.unpin_object: Callable[[CacheObject], Awaitable[None]] = get("unpin_object", _nothing)
+        self.reserve_space: Callable[[CacheObject, int], Awaitable[ReserveOutcome]] = get(
+            "reserve_space", _refused
+        )
+        self.check_consistency: Callable[[Operation], Awaitable[ConsistencyOutcome]] = get("check_consistency")
+        self.update_object: Callable[[CacheObject], Awaitable[None]] = get("update_object")
+        self.invalidate_object: Callable[[Operation], Awaitable[None]] = get("invalidate_object")
+        self.drop_object: Callable[[CacheObject], Awaitable[None]] = get("drop_object")
+        self.sync_cache: Callable[[], Awaitable[None]] = get("sync_cache")
+        self.dissociate_pages: Callable[[], Awaitable[None]] = get("dissociate_pages", _nothing)
+        self.attr_changed: Callable[[CacheObject], Awaitable[None]] = get("attr_changed")
+        self.read_or_alloc_pages: Callable[[Retrieval, Sequence[Folio]], Awaitable[ReadOutcome]] = get(
+            "read_or_alloc_pages"
+        )
+        self.allocate_pages: Callable[[Retrieval, Sequence[Folio]], Awaitable[ReadOutcome]] = get(
+            "allocate_pages"
+        )
+        self.read_or_alloc_page: Callable[[Retrieval, Folio], Awaitable[ReadOutcome]] = get(
+            "read_or_alloc_page", _singular(self.read_or_alloc_pages)
+        )
+        self.allocate_page: Callable[[Retrieval, Folio], Awaitable[ReadOutcome]] = get(
+            "allocate_page", _singular(self.allocate_pages)
+        )
+        self.write_page: Callable[[Storage, Folio], Awaitable[WriteOutcome]] = get("write_page")
+        self.uncache_page: Callable[[CacheObject, int, int], Awaitable[None]] | None = get("uncache_page")
+        self.read_resident: Callable[[CacheObject, int, memoryview], int] | None = get("read_resident")
+        self.lock_pages: Callable[[CacheObject, int, int], Awaitable[LockOutcome]] | None = get("lock_pages")
+        self.unlock_pages: Callable[[CacheObject, int, int], None] | None = get("unlock_pages")
+        self.resident_pages: Callable[[CacheObject], Awaitable[Sequence[tuple[int, int]]]] | None = get(
+            "resident_pages"
+        )
+        if (self.lock_pages is None) != (self.unlock_pages is None):
+            raise PluginError(
+                f"backend {self.name} must have both lock_pages and unlock_pages or none", plugin=self.name
+            )
+
+
+async def _nothing(*_args: object) -> None:
+    """The default of a hook that need not do anything."""
+
+
+async def _refused(*_args: object) -> ReserveOutcome:
+    return ReserveOutcome.REFUSED
+
+
+def _singular(
+    plural: Callable[[Retrieval, Sequence[Folio]], Awaitable[ReadOutcome]],
+) -> Callable[[Retrieval, Folio], Awaitable[ReadOutcome]]:
+    async def one(op: Retrieval, folio: Folio) -> ReadOutcome:
+        return await plural(op, [folio])
+
+    return one
+
+
+# -- calling a netfs adapter -------------------------------------------------------------
+
+
+class NetfsFacade:
+    """A checked netfs adapter: each hook of `NetfsSpec` as a typed attribute."""
+
+    def __init__(self, plugin: object, *, name: str | None = None, wrappers: Sequence[Wrapper] = ()) -> None:
+        self.plugin = plugin
+        self.name: str = str(getattr(plugin, "name", None) or name or type(plugin).__name__)
+        version = getattr(plugin, "version", 0)
+        if not isinstance(version, int):
+            raise PluginError(f"netfs {self.name}: its version {version!r} is not an int", plugin=self.name)
+        self.version = version  #: of the format of its keys and aux data
+        get = _Hooks(NETFS_GROUP, NetfsSpec, plugin, self.name, wrappers).get
+        no = functools.partial(_unsupported, self.name)
+        self.get_key: Callable[[object], bytes] = get("get_key")
+        self.get_attr: Callable[[object], FileAttributes] = get("get_attr")
+        self.get_aux: Callable[[object], bytes] = get("get_aux")
+        self.check_aux: Callable[[object, bytes, int], AuxOutcome] = get("check_aux", self._check_aux)
+        self.get_context: Callable[[object, object], None] | None = get("get_context")
+        self.put_context: Callable[[object, object], None] | None = get("put_context")
+        self.mark_pages_cached: Callable[[object, int, int], None] | None = get("mark_pages_cached")
+        self.now_uncached: Callable[[object], None] | None = get("now_uncached")
+        self.select_cache: Callable[[object, object], str | None] | None = get("select_cache")
+        self.parse_url: Callable[[str], Location] = get("parse_url")
+        self.open_volume: Callable[[Location], Awaitable[object]] = get("open_volume")
+        self.close_volume: Callable[[object], Awaitable[None]] = get("close_volume", _nothing)
+        self.name_file: Callable[[object, str], object] = get("name_file")
+        self.recall_file: Callable[[object, str, bytes, int], object] = get("recall_file")
+        self.look_up: Callable[[object, str], Awaitable[object]] = get("look_up")
+        self.fetch: Callable[[object, int, memoryview, Callable[[int], None]], Awaitable[None]] = get("fetch")
+        self.list_directory: Callable[[object, str], Awaitable[Sequence[DirectoryEntry]]] = get(
+            "list_directory", no("listing")
+        )
+        self.put_file: Callable[..., Awaitable[object]] = get("put_file", no("writing files"))
+        self.store: Callable[[object, int, memoryview], Awaitable[object]] = get("store", no("writing in place"))
+        self.truncate: Callable[[object, int], Awaitable[object]] = get("truncate", no("truncating"))
+        self.rename: Callable[[object, str, str], Awaitable[None]] = get("rename", no("renaming"))
+        self.unlink: Callable[[object, str], Awaitable[None]] = get("unlink", no("removing files"))
+        self.mkdir: Callable[[object, str, int], Awaitable[None]] = get("mkdir", no("making directories"))
+        self.rmdir: Callable[[object, str], Awaitable[None]] = get("rmdir", no("removing directories"))
+        self.symlink: Callable[[object, str, str], Awaitable[None]] = get("symlink", no("symbolic links"))
+        self.chmod: Callable[[object, str, int], Awaitable[None]] = get("chmod", no("changing modes"))
+        self.utimens: Callable[[object, str, int, int], Awaitable[None]] = get("utimens", no("setting times"))
+
+    def _check_aux(self, netfs_data: object, aux: bytes, object_size: int) -> AuxOutcome:
+        if aux == self.get_aux(netfs_data) and object_size == self.get_attr(netfs_data).size:
+            return AuxOutcome.OKAY
+        return AuxOutcome.OBSOLETE
+
+
+def _unsupported(name: str, what: str) -> Callable[..., Awaitable[Any]]:
+    async def refuse(*_args: object) -> object:
+        raise UnsupportedError(f"netfs {name} does not offer {what}")
+
+    return refuse

@@ -1,0 +1,61 @@
+"""Read-ahead: a window that grows for sequential readers and vanishes for random ones."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+
+#: A trigger that no offset reaches.
+NEVER = sys.maxsize
+
+
+@dataclass(frozen=True, slots=True)
+class Readahead:
+    """How far ahead of a sequential reader to fetch.  All in bytes; multiples of a page are best."""
+
+    max_size: int = 8 << 20  #: the largest window; 0 switches read-ahead off
+    initial_size: int = 128 << 10  #: the window after the first sequential read
+    fetch_size: int = 4 << 20  #: the largest single request; a window holds several, fetched in parallel
+
+
+class Window:
+    """The read-ahead state of one open file.
+
+    A reader may touch ``trigger`` and ``expected`` on its hot path: compare the end of each read with the one, set
+    the other to it.
+    """
+
+    __slots__ = ("ahead", "expected", "limits", "size", "trigger")
+
+    def __init__(self, limits: Readahead) -> None:
+        self.limits = limits
+        self.size = 0  #: bytes
+        self.expected = 0  #: where a sequential reader would read next
+        self.ahead = 0  #: up to where has been asked for
+        self.trigger = NEVER  #: when a read passes this, it is time to ask for more
+
+    def read(self, offset: int, size: int) -> int:
+        """Note a read that the cache alone could not answer at once; returns the offset up to which to fetch."""
+        end = offset + size
+        if offset == self.expected and self.limits.max_size:
+            self.size = min(self.limits.max_size, max(self.limits.initial_size, 2 * self.size, 2 * size))
+        else:
+            self.size = 0
+        self.expected = end
+        self._aim(end)
+        return self.ahead
+
+    def advance(self, end: int) -> tuple[int, int]:
+        """Note that a hit passed ``trigger``; returns the range to read ahead now, as (from, to)."""
+        start = max(end, self.ahead)
+        self.size = min(self.limits.max_size, 2 * self.size)
+        self._aim(end)
+        return start, self.ahead
+
+    def _aim(self, end: int) -> None:
+        if self.size:
+            self.ahead = end + self.size
+            self.trigger = end + self.size // 2
+        else:
+            self.ahead = end
+            self.trigger = NEVER

@@ -1,0 +1,307 @@
+"""A volume: the files of one origin as seen with one set of rights."""
+
+from __future__ import annotations
+
+import errno
+from collections import OrderedDict
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import trio
+
+from fscache_core.coherency import Coherency, CoherencyMode
+from fscache_core.cookie import Cookie, CookieDefinition, acquire_cookie
+from fscache_core.domain import Domain, log
+from fscache_core.errors import (
+    CallerError,
+    OfflineError,
+    OriginError,
+    OriginNotFoundError,
+    OriginUnreachableError,
+    PluginError,
+)
+from fscache_core.file import File
+from fscache_core.hookspecs import DirectoryEntry, FileAttributes, FileKind, Location
+from fscache_core.inode import Inode, inode_definition
+from fscache_core.outcome import CookieType
+from fscache_core.readahead import Readahead
+from fscache_core.stats import VolumeStats
+
+if TYPE_CHECKING:
+    from fscache_core.netfs import Netfs
+    from fscache_core.plugins import NetfsFacade
+
+#: Inodes nobody has open that are kept, so that opening them again costs a look into a table.
+WARM_INODES = 256
+
+
+class Volume:
+    """An attached volume.  Made by `fscache_core.FsCache.open_volume`."""
+
+    def __init__(
+        self,
+        domain: Domain,
+        netfs: NetfsFacade,
+        registered: Netfs,
+        location: Location,
+        data: object,
+        coherency: Coherency,
+        readahead: Readahead,
+    ) -> None:
+        self.domain = domain
+        self.netfs = netfs
+        self.location = location
+        self.data = data  #: the adapter's
+        self.coherency = coherency
+        self.readahead = readahead
+        self.stats = VolumeStats()
+        self.definition = inode_definition(netfs)
+        select_cache = netfs.select_cache
+        index = CookieDefinition(
+            f"{netfs.name[:8]}.volume",
+            CookieType.INDEX,
+            get_key=lambda volume: netfs.get_key(volume),
+            select_cache=None
+            if select_cache is None
+            else lambda parent, inode: select_cache(parent, inode.netfs_data),  # type: ignore[attr-defined]
+        )
+        self.cookie: Cookie = acquire_cookie(domain, registered.primary_index, index, data)
+        self._inodes: dict[str, Inode] = {}  # the newest of each path
+        self._all: set[Inode] = set()  # superseded ones too
+        self._warm: OrderedDict[str, Inode] = OrderedDict()  # those that nobody has open
+        self._absent: dict[str, float] = {}  # path -> trio time until which it is known not to exist
+
+    def __repr__(self) -> str:
+        return f"<Volume {self.location.volume}>"
+
+    # -- for users -----------------------------------------------------------------------
+
+    async def open_file(self, path: str, *, reopen: str = "auto") -> File:
+        """Open a file in the version that coherency allows.
+
+        Args:
+          reopen: what to do when the version is found to be gone before anything was read: ``auto`` opens
+            the new one, ``never`` raises `StaleError`.
+
+        Raises:
+          OriginNotFoundError, OriginPermissionError, OriginUnreachableError, OriginError: the origin's answer.
+          OfflineError: offline, and no version is cached.
+          CallerError: it is a directory, or not a name this origin can have.
+        """
+        if reopen not in ("auto", "never"):
+            raise CallerError(f"reopen={reopen!r} is not one of: auto, never")
+        inode = await self.open_inode(path)
+        self.stats.opens += 1
+        return File(self, inode, reopen=reopen == "auto")
+
+    async def look_up(self, path: str) -> FileAttributes:
+        """What the origin says of a file or directory now; offline, what its label says.
+
+        Raises: as `open_file`.
+        """
+        if not self.coherency.offline:
+            try:
+                return self.netfs.get_attr(await self._ask(path))
+            except OriginUnreachableError:
+                if not self.coherency.stale_if_error:
+                    raise
+        inode = await self.open_inode(path)
+        try:
+            assert inode.attributes is not None
+            return inode.attributes
+        finally:
+            self.close_inode(inode)
+
+    async def list_directory(self, path: str) -> Sequence[DirectoryEntry]:
+        """List a directory at the origin.  Listings are not cached.
+
+        Raises:
+          OfflineError: offline.
+          UnsupportedError: this netfs has no listings.
+          OriginError and its kinds.
+        """
+        if self.coherency.offline:
+            raise OfflineError(f"{self.location.volume} {path}: offline, and listings are not cached")
+        return await self.netfs.list_directory(self.data, path)
+
+    # -- for files -----------------------------------------------------------------------
+
+    async def open_inode(self, path: str) -> Inode:
+        """The inode of the version to use now, opened once more; `close_inode` gives it back."""
+        inode = self.open_fresh(path)
+        if inode is not None:
+            return inode
+        coherency = self.coherency
+        if coherency.offline:
+            inode = await self._adopt(path)
+            if inode is None:
+                raise OfflineError(f"{self.location.volume} {path}: offline, and it is not cached")
+            return inode
+        if coherency.mode is CoherencyMode.IMMUTABLE and (inode := await self._adopt(path)) is not None:
+            return inode
+        try:
+            netfs_data = await self._ask(path)
+        except OriginUnreachableError as error:
+            if not coherency.stale_if_error or (inode := await self._adopt(path)) is None:
+                raise
+            log.warning("%s %s: served from the cache: %s", self.location.volume, path, error)
+            self.stats.stale_served += 1
+            return inode
+        return self._open_version(path, netfs_data)
+
+    def open_fresh(self, path: str) -> Inode | None:
+        """The inode of a version that need not be checked again, opened once more; None if there is none."""
+        inode = self._inodes.get(path)
+        if inode is None or inode.attributes is None or inode.stale:
+            return None
+        mode = self.coherency.mode
+        if (
+            self.coherency.offline
+            or mode is CoherencyMode.IMMUTABLE
+            or (
+                mode is CoherencyMode.TTL
+                and trio.current_time() - inode.checked_at < self.coherency.ttl_seconds
+            )
+        ):
+            return self._opened(inode)
+        return None
+
+    def close_inode(self, inode: Inode) -> None:
+        """Give back what `open_inode` returned.  The newest version of a file stays warm for a while."""
+        inode.n_open -= 1
+        if inode.n_open:
+            return
+        inode.closed()
+        if self._inodes.get(inode.path) is not inode:
+            self._evict(inode)
+            return
+        self._warm[inode.path] = inode
+        if len(self._warm) > WARM_INODES:
+            _, coldest = self._warm.popitem(last=False)
+            del self._inodes[coldest.path]
+            self._evict(coldest)
+
+    def forget(self, inode: Inode) -> None:
+        """Let the next open of this path look for itself."""
+        if self._inodes.get(inode.path) is inode:
+            del self._inodes[inode.path]
+            if self._warm.pop(inode.path, None) is not None:
+                self._evict(inode)
+
+    async def close(self, *, store: bool) -> None:
+        """Close the volume: every inode, then the adapter's side (core only).
+
+        Args:
+          store: wait until what was fetched is stored; else it is dropped.
+        """
+        for inode in list(self._all):
+            for fetch in list(inode.fetches):
+                fetch.scope.cancel()
+            if store:
+                await inode.wait_stored()
+            await inode.evict()
+        self._all.clear()
+        self._inodes.clear()
+        self._warm.clear()
+        await self.cookie.relinquish()
+        with trio.move_on_after(self.domain.limits.drop_seconds) as scope:
+            try:
+                await self.netfs.close_volume(self.data)
+            except Exception:
+                log.exception("netfs %s: close_volume of %s failed", self.netfs.name, self.location.volume)
+        if scope.cancelled_caught:
+            log.error("netfs %s: close_volume of %s did not return in time", self.netfs.name, self.location.volume)
+
+    # -- inside --------------------------------------------------------------------------
+
+    async def _ask(self, path: str) -> object:
+        """Ask the origin, minding its recent "no such file"."""
+        until = self._absent.get(path)
+        if until is not None:
+            if trio.current_time() < until:
+                raise OriginNotFoundError(f"{self.location.volume} {path}: no such file (as of a short while ago)")
+            del self._absent[path]
+        self.stats.origin_checks += 1
+        try:
+            return await self.netfs.look_up(self.data, path)
+        except OriginNotFoundError:
+            if self.coherency.negative_ttl_seconds:
+                self._absent[path] = trio.current_time() + self.coherency.negative_ttl_seconds
+            raise
+        except OriginError:
+            raise
+        except (CallerError, PluginError):
+            raise
+        except Exception as error:
+            raise PluginError(
+                f"netfs {self.netfs.name}: look_up of {path} raised {type(error).__name__}: {error}",
+                plugin=self.netfs.name,
+            ) from error
+
+    def _open_version(self, path: str, netfs_data: object) -> Inode:
+        """The inode for what the origin just described: the one in use if it is that version, else a new one."""
+        attributes = self.netfs.get_attr(netfs_data)
+        if attributes.kind is FileKind.DIRECTORY:
+            raise CallerError(f"{self.location.volume} {path} is a directory", errno=errno.EISDIR)
+        if attributes.kind is not FileKind.FILE:
+            raise CallerError(f"{self.location.volume} {path} is not a regular file")
+        current = self._inodes.get(path)
+        if current is not None:
+            if current.is_version(netfs_data, attributes):
+                current.checked_at = trio.current_time()
+                return self._opened(current)
+            current.become_stale()
+        inode = self._new_inode(path, netfs_data, adopt=False)
+        inode.checked_at = trio.current_time()
+        if inode.weak:
+            self.stats.weak += 1
+        return self._opened(inode)
+
+    async def _adopt(self, path: str) -> Inode | None:
+        """An inode of whatever version is cached; None if none is."""
+        current = self._inodes.get(path)
+        if current is not None and current.attributes is not None:
+            return self._opened(current)
+        if current is None:
+            current = self._new_inode(path, self.netfs.name_file(self.data, path), adopt=True)
+        current.n_open += 1
+        try:
+            if await current.wait_adopted():
+                return self._opened(current, counted=True)
+        except BaseException:
+            self._unadopted(current)
+            raise
+        self._unadopted(current)
+        return None
+
+    def _unadopted(self, inode: Inode) -> None:
+        inode.n_open -= 1
+        if inode.n_open == 0:
+            if self._inodes.get(inode.path) is inode:
+                del self._inodes[inode.path]
+            inode.cookie.supersede()
+            self._evict(inode)
+
+    def _new_inode(self, path: str, netfs_data: object, *, adopt: bool) -> Inode:
+        inode = Inode(self, path, netfs_data, adopt=adopt)
+        self._inodes[path] = inode
+        self._all.add(inode)
+        return inode
+
+    def _opened(self, inode: Inode, *, counted: bool = False) -> Inode:
+        if not counted:
+            inode.n_open += 1
+        self._warm.pop(inode.path, None)
+        if not inode.cookie.objects:
+            inode.cookie.acquire_objects()  # its object may have died, or a cache been added
+        return inode
+
+    def _evict(self, inode: Inode) -> None:
+        async def evict() -> None:
+            await inode.wait_stored()
+            await inode.evict()
+            self._all.discard(inode)
+
+        # Its key is free at once, so that it can be opened again while this one is put away.
+        inode.cookie.supersede()
+        self.domain.spawn(evict, f"evict {inode.path}")
