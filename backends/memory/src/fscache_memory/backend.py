@@ -69,8 +69,8 @@ class MemoryBackend:
         if ceiling is not None and ceiling <= 0:
             raise CallerError(f"memory: max_bytes={max_bytes!r} is not above 0")
         self.space = Space(ceiling)
-        self._root = Version(None, (CookieType.INDEX, b""), b"", 0)
-        self._root.linked = True
+        self.root = Version(None, (CookieType.INDEX, b""), b"", 0)
+        self.root.linked = True
         self._cache: Cache | None = None
 
     @cache_hook
@@ -89,7 +89,7 @@ class MemoryBackend:
     def alloc_object(self, cache: Cache, cookie: Cookie) -> MemoryObject:
         obj = MemoryObject(cache, cookie)
         if cookie.parent is None:
-            obj.version = self._root  # the master index is always there, and never looked up
+            obj.version = self.root  # the master index is always there, and never looked up
         return obj
 
     @cache_hook
@@ -214,8 +214,10 @@ class MemoryBackend:
     async def write_page(self, op: Storage, folio: Folio) -> WriteOutcome:
         version = version_of(op.object)
         offset, end = folio.offset, folio.offset + len(folio.buffer)
-        if end > version.object_size or (end % PAGE_SIZE and end != version.object_size):
-            return WriteOutcome.NO_BUFFERS  # cut at a size that is not (yet, or any more) this version's
+        if end > version.object_size:  # the netfs told of a new size with the pages
+            self._resize(version, op.object.store_limit_size)
+        if end % PAGE_SIZE and end != version.object_size:
+            return WriteOutcome.NO_BUFFERS  # cut where the object does not end
         indices = range(offset >> BLOCK_SHIFT, ((end - 1) >> BLOCK_SHIFT) + 1)
         kept = sum(version.blocks[index].size for index in indices if index in version.blocks)
         size = sum(version.capacity(i) + BLOCK_OVERHEAD for i in indices if i not in version.blocks)
