@@ -1,7 +1,7 @@
 from pathlib import Path
 
 import pytest
-from cachefiles_session import Netfile, bound
+from cachefiles_session import Netfile, bound  # type: ignore[import-not-found]
 
 from fscache_core.folio import PAGE_SIZE
 

@@ -20,11 +20,13 @@ from dataclasses import dataclass
 from fscache_cachefiles.blockmap import (
     BLOCK_SHIFT,
     BLOCK_SIZE,
+    FULL_MASK,
     PAGES_PER_BLOCK,
     block_count,
     block_size,
     checksum_entry,
     mask_of,
+    matches,
     pread_entries,
     pwrite_entries,
     runs_of,
@@ -110,6 +112,7 @@ class Backing:
     """
 
     __slots__ = (
+        "_last_mask",
         "_mutex",
         "_n_good",
         "_table",
@@ -165,6 +168,7 @@ class Backing:
         self.inode = os.fstat(self.descriptor).st_ino
         self.whole = False  #: every block was verified whole, and once is enough
         self._table = array("Q", bytes(8 * self.n_blocks))  # per block the entry that was verified
+        self._last_mask = whole_mask(size, self.n_blocks - 1)  # of the last block
         self._n_good = 0
         self._mutex = threading.Lock()
 
@@ -195,14 +199,14 @@ class Backing:
         first, last = offset >> BLOCK_SHIFT, (end - 1) >> BLOCK_SHIFT
         trusted = self.verify is not Verify.ALWAYS
         try:
-            if trusted and first == last and self._table[first] & 0xFFFF == 0xFFFF:
+            if trusted and first == last and self._table[first] & FULL_MASK == FULL_MASK:
                 if os.preadv(self.data, (buffer,), offset, self.read_flags) == len(buffer):
                     return len(buffer)
                 return NOT_RESIDENT
             if not buffer:
                 return 0
             entries = self._entries(first, last, trusted, self.read_flags)
-            if not _covers(entries, first, offset, end):
+            if not _all_whole(entries) and not _covers(entries, first, offset, end):
                 return NOT_RESIDENT
             bad = self._read_verified(offset, buffer, first, entries, self.read_flags, trusted)
             return NOT_RESIDENT if bad is None or bad else len(buffer)
@@ -277,7 +281,7 @@ class Backing:
             return (self.entry,)
         if trusted:
             known = self._table[first : last + 1]
-            if all(mask_of(entry) == 0xFFFF for entry in known):
+            if _all_whole(known):
                 return known
         return pread_entries(self.map, first, last - first + 1, flags)
 
@@ -317,24 +321,28 @@ class Backing:
                     break
                 count += more
         bad: list[int] = []
+        base = (first << BLOCK_SHIFT) - start
         for at, entry in enumerate(entries):
-            block = first + at
             if not check[at]:
                 continue
-            low = (block << BLOCK_SHIFT) - start
-            high = min(low + block_size(self.size, block), stop - start)
-            if len(pieces) == 1:
-                content: Sequence[memoryview] = (buffer[low:high],)
-            else:
-                content = _slice(pieces, low, high)
-            valid_end = (block << BLOCK_SHIFT) + (mask_of(entry).bit_length() << PAGE_SHIFT)
-            if count < min(valid_end, self.size) - start or entry != checksum_entry(
-                self.seed, block, mask_of(entry), content
-            ):
-                bad.append(block)
-        if count == stop - start:
+            low = base + (at << BLOCK_SHIFT)
+            if count < low + BLOCK_SIZE and count < self._valid_end(first + at, entry) - start:
+                bad.append(first + at)  # cut off
+                continue
+            content = (
+                (buffer[low : low + BLOCK_SIZE],)
+                if len(pieces) == 1
+                else _slice(pieces, low, low + block_size(self.size, first + at))
+            )
+            if not matches(self.seed, first + at, entry, content):
+                bad.append(first + at)
+        if count == stop - start and self.verify is not Verify.ALWAYS:
             self._note_verified(first, entries, bad)
         return bad
+
+    def _valid_end(self, block: int, entry: int) -> int:
+        """Where the last valid page of a block ends, bytes."""
+        return min((block << BLOCK_SHIFT) + (mask_of(entry).bit_length() << PAGE_SHIFT), self.size)
 
     def _note_verified(self, first: int, entries: Sequence[int], bad: Sequence[int]) -> None:
         table = self._table
@@ -343,7 +351,7 @@ class Backing:
                 known = 0 if block in bad else entry
                 if table[block] == known:
                     continue
-                whole = whole_mask(self.size, block)
+                whole = FULL_MASK if block < self.n_blocks - 1 else self._last_mask
                 self._n_good += (mask_of(known) == whole) - (mask_of(table[block]) == whole)
                 table[block] = known
             self.whole = self._n_good == self.n_blocks and self.verify is not Verify.ALWAYS
@@ -407,7 +415,7 @@ class Backing:
         for number in range(block, stop):
             at = (number - block) << BLOCK_SHIFT
             mask = whole_mask(self.size, number)
-            entries.append(checksum_entry(self.seed, number, mask, (content[at : at + BLOCK_SIZE],)))
+            entries.append(checksum_entry(self.seed, number, mask, content[at : at + BLOCK_SIZE]))
         self._publish_entries(block, entries)
 
     def _store_pages(self, block: int, first: int, content: memoryview) -> bool:
@@ -425,7 +433,7 @@ class Backing:
                 count = os.preadv(self.data, (present,), block << BLOCK_SHIFT)
                 del present[count:]
                 present.extend(bytes(block_size(self.size, block) - count))
-                damaged = old != checksum_entry(self.seed, block, mask_of(old), (memoryview(present),))
+                damaged = old != checksum_entry(self.seed, block, mask_of(old), memoryview(present))
                 if damaged:
                     old = 0
             missing = given & ~mask_of(old)
@@ -442,9 +450,7 @@ class Backing:
                 present[offset : offset + len(part)] = part
             if missing:
                 mask = mask_of(old) | missing
-                self._publish_entries(
-                    block, (checksum_entry(self.seed, block, mask, (memoryview(present),)),)
-                )
+                self._publish_entries(block, [checksum_entry(self.seed, block, mask, memoryview(present))])
             return damaged
         finally:
             if locked:
@@ -457,6 +463,10 @@ class Backing:
             pwrite_entries(self.map, block, entries)
         # What we have just written and summed up is verified.
         self._note_verified(block, entries, ())
+
+
+def _all_whole(entries: Sequence[int]) -> bool:
+    return all([entry & FULL_MASK == FULL_MASK for entry in entries])  # a list is faster
 
 
 def _covers(entries: Sequence[int], block: int, offset: int, end: int) -> bool:

@@ -72,20 +72,35 @@ def runs_of(mask: int) -> Iterator[tuple[int, int]]:
         first += n_pages
 
 
-def checksum_entry(seed: int, block: int, mask: int, content: Sequence[memoryview]) -> int:
+def checksum_entry(seed: int, block: int, mask: int, content: memoryview) -> int:
     """The entry of a block whose valid pages are ``mask``.
 
     Args:
-      content: the bytes of the block from its first page on, in one piece or several.  It may
-        be cut after the last valid page.
+      content: the bytes of the block from its first page on.  May be cut after the last valid page.
     """
     if not mask:
         return 0
     block_seed = (seed + block) & _SEED_MASK
-    if len(content) == 1 and not mask & (mask + 1):
+    if not mask & (mask + 1):  # from the first page on without a hole
         size = mask.bit_length() << PAGE_SHIFT
-        return xxhash.xxh3_64_intdigest(content[0][:size], block_seed) & _SUM_MASK | mask
+        return xxhash.xxh3_64_intdigest(content[:size], block_seed) & _SUM_MASK | mask
+    return _checksum_pieces(block_seed, mask, (content,))
+
+
+def matches(seed: int, block: int, entry: int, content: Sequence[memoryview]) -> bool:
+    """Whether an entry that is not 0 fits the bytes of its block, given in one piece or several."""
+    if len(content) == 1 and entry & FULL_MASK == FULL_MASK:
+        digest = xxhash.xxh3_64_intdigest(content[0], (seed + block) & _SEED_MASK)
+        return not (digest ^ entry) & _SUM_MASK
+    return _checksum_pieces((seed + block) & _SEED_MASK, entry & FULL_MASK, content) == entry
+
+
+def _checksum_pieces(block_seed: int, mask: int, content: Sequence[memoryview]) -> int:
     digest = xxhash.xxh3_64(seed=block_seed)
+    if mask == FULL_MASK:
+        for piece in content:
+            digest.update(piece)
+        return digest.intdigest() & _SUM_MASK | mask
     for first, n_pages in runs_of(mask):
         start, end = first << PAGE_SHIFT, (first + n_pages) << PAGE_SHIFT
         at = 0

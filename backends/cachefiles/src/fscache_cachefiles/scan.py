@@ -126,6 +126,8 @@ def weigh_directory(container: int, name: str) -> Weight:
     finally:
         os.close(directory)
     try:
+        if not stat.S_ISREG(os.fstat(map_).st_mode):
+            return weigh_large(size)
         return weigh_large(size) + weigh_pages(count_pages(map_, reserved_pages))
     finally:
         os.close(map_)
