@@ -30,13 +30,11 @@ import pytest
 import trio
 
 from fscache_core import page
-from fscache_core.cache import Cache, lookup_cache_tag, make_master_index
 from fscache_core.cookie import Cookie, CookieDefinition, acquire_cookie
-from fscache_core.domain import Domain, Limits
 from fscache_core.errors import FscacheError
 from fscache_core.folio import PAGE_SIZE, Folio, page_count
+from fscache_core.fscache import open_fscache
 from fscache_core.hookspecs import NOT_RESIDENT, Wrapper
-from fscache_core.netfs import register_netfs
 from fscache_core.outcome import (
     AuxOutcome,
     ConsistencyOutcome,
@@ -45,13 +43,14 @@ from fscache_core.outcome import (
     ReserveOutcome,
     WriteOutcome,
 )
-from fscache_core.plugins import BackendFacade
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
     from contextlib import AbstractAsyncContextManager
     from pathlib import Path
 
+    from fscache_core.cache import Cache
+    from fscache_core.domain import Domain, Limits
     from fscache_core.object import CacheObject
 
 P = ParamSpec("P")
@@ -187,36 +186,21 @@ class Session:
         assert obj is not None, f"{cookie!r} is not cached"
         return obj
 
-    async def close(self) -> None:
-        """Relinquish every cookie, children first, and withdraw the cache."""
-        while self.domain.cookies:
-            leaf = next(cookie for cookie in self.domain.cookies.values() if cookie.n_children == 0)
-            await leaf.wait_on_stores()
-            await leaf.relinquish()
-        if not self.cache.withdrawn:
-            await self.cache.withdraw()
-        assert not self.cache.objects
-
 
 @asynccontextmanager
 async def open_session(
     backend: object, *, wrappers: Sequence[Wrapper] = (), limits: Limits | None = None
 ) -> AsyncIterator[Session]:
-    """Open a cache on ``backend``, with a volume of a netfs of the tests; closed in order at the end."""
-    async with trio.open_nursery() as nursery:
-        domain = Domain(nursery, limits or Limits())
-        master_index = make_master_index(domain)
-        facade = BackendFacade(backend, wrappers=wrappers)
-        cache = Cache(domain, facade, lookup_cache_tag(domain, "contract"), master_index)
-        await cache.add()
-        netfs = register_netfs(domain, master_index, "contract", 1)
-        session = Session(domain, cache, netfs.primary_index)
+    """Open a cache on ``backend``, with a volume of the tests' netfs; at the end all is stored and closed."""
+    async with open_fscache(limits=limits) as fscache:
+        cache = await fscache.add_cache(backend, tag="contract", wrappers=wrappers)
+        session = Session(fscache.domain, cache, fscache.register_netfs("contract", 1).primary_index)
         session.volume = session.index(b"volume")
-        try:
-            yield session
-        finally:
-            with trio.CancelScope(shield=True):
-                await session.close()
+        yield session
+        for cookie in list(fscache.domain.cookies.values()):
+            await cookie.wait_on_stores()
+    assert cache.withdrawn
+    assert not cache.objects
 
 
 class StepCanceller(trio.abc.Instrument):
