@@ -26,7 +26,9 @@ class Coherency:
 
     def __post_init__(self) -> None:
         if self.mode is CoherencyMode.TTL and not self.ttl_seconds > 0:
-            raise CallerError(f"coherency: a ttl of {self.ttl_seconds:g} seconds makes no sense; use 'always'")
+            raise CallerError(
+                f"coherency: a ttl of {self.ttl_seconds:g} seconds makes no sense; use 'always'"
+            )
         if self.negative_ttl_seconds < 0:
             raise CallerError("coherency: a negative ttl below 0 seconds makes no sense")
 
@@ -51,9 +53,7 @@ class Coherency:
             if mode is not CoherencyMode.TTL and number:
                 raise ValueError(text)
         except ValueError:
-            raise CallerError(
-                f"coherency {text!r} is not one of: always, ttl=SECONDS, immutable"
-            ) from None
+            raise CallerError(f"coherency {text!r} is not one of: always, ttl=SECONDS, immutable") from None
         return cls(mode, ttl_seconds, stale_if_error, offline, negative_ttl_seconds)
 
     @property

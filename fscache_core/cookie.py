@@ -11,20 +11,21 @@ from __future__ import annotations
 
 import errno
 from collections import deque
-from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import trio
 
-from fscache_core.domain import Domain
 from fscache_core.errors import CallerError, FscacheError
 from fscache_core.folio import Folio, PageRuns
 from fscache_core.operation import Operation, SubmitOutcome
 from fscache_core.outcome import AuxOutcome, ConsistencyOutcome, CookieType, ReserveOutcome
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
     from fscache_core.cache import Cache
+    from fscache_core.domain import Domain
     from fscache_core.object import CacheObject
 
 MAX_KEY_SIZE = 511  #: bytes
@@ -87,15 +88,20 @@ class Cookie:
         "parent",
         "read_resident",
         "relinquished",
-        "storing",
         "stores",
+        "storing",
         "type",
         "unavailable",
         "usage",
     )
 
     def __init__(
-        self, domain: Domain, parent: Cookie | None, definition: CookieDefinition, netfs_data: object, key: bytes
+        self,
+        domain: Domain,
+        parent: Cookie | None,
+        definition: CookieDefinition,
+        netfs_data: object,
+        key: bytes,
     ) -> None:
         self.domain = domain
         self.parent = parent
@@ -178,7 +184,7 @@ class Cookie:
             await self._lot.park()
 
     async def wait_on_invalidate(self) -> None:
-        """Wait until an invalidation has begun to be carried out; reads issued later see none of the old data."""
+        """Wait until an invalidation is being carried out; reads issued later see no old data."""
         while self.invalidating:
             await self._lot.park()
 
@@ -296,7 +302,7 @@ class Cookie:
         aux = definition.get_aux(self.netfs_data) if definition.get_aux is not None else b""
         if aux is not None and len(aux) > MAX_AUX_SIZE:
             raise CallerError(
-                f"{definition.name}: {len(aux)} bytes of aux data for {self.key!r}; at most {MAX_AUX_SIZE} fit"
+                f"{definition.name}: {len(aux)} bytes of aux data; at most {MAX_AUX_SIZE} are allowed"
             )
         if aux != self.aux:
             self.aux = aux

@@ -14,13 +14,14 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from fscache_core.errors import FscacheError, OriginError, PluginError
+from fscache_core.errors import FscacheError, PluginError
 from fscache_core.folio import PAGE_SHIFT, PAGE_SIZE, Folio, PageRuns, page_count
 from fscache_core.outcome import WriteOutcome
 from fscache_core.page import lock_pages, read_or_alloc_pages, unlock_pages, write_page_nowait
 
 if TYPE_CHECKING:
     from fscache_core.inode import Inode
+    from fscache_core.object import CacheObject
 
 #: Arrived bytes are stored in runs of at least this many bytes while more are to come.
 STORE_SIZE = 1 << 20
@@ -39,6 +40,7 @@ class Fetch:
         "first",
         "inode",
         "n_waiting",
+        "over",
         "ready",
         "scope",
         "stored",
@@ -55,7 +57,8 @@ class Fetch:
         self._lot = trio.lowlevel.ParkingLot()
         self.ready = PageRuns()  #: pages whose bytes are in the buffer, known to be right
         self.error: FscacheError | None = None
-        self.done = False
+        self.done = False  #: nothing more will become ready
+        self.over = False
         self.stored = True  #: whether every ready page was accepted for storing
         self.n_waiting = 0
         self.scope = trio.CancelScope(shield=True)
@@ -67,20 +70,36 @@ class Fetch:
     def size(self) -> int:
         return len(self._buffer)
 
-    async def wait_ready(self, page_index: int) -> None:
-        """Wait until a page is ready.
+    async def wait_ready(self, page_index: int) -> bool:
+        """Wait until a page is ready; False if the fetch was given up before it came.
 
         Raises:
-          FscacheError: the fetch ended without it.
+          FscacheError: the fetch failed before it came.
         """
         self.n_waiting += 1
         try:
             while page_index not in self.ready:
+                if self.error is not None:
+                    raise self.error
                 if self.done:
-                    raise self.error or OriginError(f"{self!r} was cancelled")
+                    return False
                 await self._lot.park()
         finally:
             self.n_waiting -= 1
+        return True
+
+    def give_up(self) -> None:
+        """Stop fetching; what is ready is still stored."""
+        self.scope.cancel()
+
+    @property
+    def given_up(self) -> bool:
+        return self.scope.cancel_called
+
+    async def wait_over(self) -> None:
+        """Wait until the task has ended and holds no lock any more."""
+        while not self.over:
+            await self._lot.park()
 
     def ready_end(self, page_index: int) -> int:
         """Index after the last page that is ready without a gap from ``page_index`` on."""
@@ -93,14 +112,18 @@ class Fetch:
         buffer[:] = self._buffer[start : start + len(buffer)]
 
     async def run(self) -> None:
-        """The task."""
-        inode = self.inode
+        """The task.  It ends when what arrived is stored, so that until then readers find it here."""
+        inode, n_pages = self.inode, self.end - self.first
+        locked: CacheObject | None = None
         try:
             with self.scope:
-                await self._fill()
-                self._ended()
-                if self.stored:
-                    await inode.cookie.wait_on_page_write(self.first, self.end - self.first)
+                for other in inode.overlapping(self):  # one that was given up: our ranges may not overlap
+                    await other.wait_over()
+                locked = await lock_pages(inode.cookie, self.first, n_pages, self._look_again)
+                if locked is not None or self._ask_cache:
+                    await self._read_cached()
+                for first, n_missing in list(self.ready.gaps(self.first, n_pages)):
+                    await self._fetch(first, n_missing)
         except FscacheError as error:
             self.error = error
         except Exception as error:
@@ -110,27 +133,14 @@ class Fetch:
             )
             self.error.__cause__ = error
         finally:
-            self._ended()
-            inode.fetch_ended(self)
-
-    def _ended(self) -> None:
-        self.done = True
-        self._lot.unpark_all()
-
-    async def _fill(self) -> None:
-        cookie, n_pages = self.inode.cookie, self.end - self.first
-        locked = await lock_pages(cookie, self.first, n_pages, self._look_again)
-        try:
-            if locked is not None or self._ask_cache:
-                await self._read_cached()
-            for first, n_missing in list(self.ready.gaps(self.first, n_pages)):
-                await self._fetch(first, n_missing)
-            if locked is not None:
-                # Others may look as soon as the lock is free: what they are to find must be there.
-                await cookie.wait_on_page_write(self.first, n_pages)
-        finally:
+            self.done = True
+            self._lot.unpark_all()
+            await inode.cookie.wait_on_page_write(self.first, n_pages)
             if locked is not None:
                 unlock_pages(locked, self.first, n_pages)
+            self.over = True
+            self._lot.unpark_all()
+            inode.fetch_ended(self)
 
     async def _look_again(self) -> bool:
         self.inode.volume.stats.joined += 1

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from types import TracebackType
 from typing import TYPE_CHECKING
 
 import trio
 
 from fscache_core.errors import CallerError, StaleError
-from fscache_core.hookspecs import FileAttributes
-from fscache_core.readahead import Window
+from fscache_core.readahead import NEVER, Window
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
+    from types import TracebackType
 
+    from fscache_core.hookspecs import FileAttributes
     from fscache_core.inode import Inode
     from fscache_core.volume import Volume
 
@@ -100,7 +100,7 @@ class File:
             window = self._window
             window.expected = end = offset + n
             if end >= window.trigger:
-                inode.read_ahead(*window.advance(end))
+                self.read_on(end)
             self._hits += 1
             if self._hits % CHECKPOINT_EVERY:
                 await trio.lowlevel.checkpoint_if_cancelled()
@@ -109,12 +109,18 @@ class File:
             return n
         return await self._readinto_slowly(offset, view)
 
+    def read_on(self, end: int) -> None:
+        """Read ahead of a sequential reader that has come to ``end``."""
+        if not self._closed:
+            self._inode.read_ahead(*self._window.advance(end))
+
     async def _readinto_slowly(self, offset: int, view: memoryview) -> int:
         await trio.lowlevel.checkpoint()
         while True:
             inode = self._inode
             try:
-                await inode.read_into(offset, view, self._window.read(offset, len(view)))
+                if not await inode.read_into(offset, view, self._window.read(offset, len(view))):
+                    self._window.trigger = NEVER  # all of it is cached: nothing to read ahead of
             except StaleError:
                 if not self._may_reopen:
                     raise
@@ -151,10 +157,14 @@ class File:
 
     async def aclose(self) -> None:
         """Close the file.  What was fetched goes on being stored.  Idempotent."""
+        self.close_now()
+        await trio.lowlevel.checkpoint()
+
+    def close_now(self) -> None:
+        """`aclose` for the trio thread's synchronous code."""
         if not self._closed:
             self._closed = True
             self.volume.close_inode(self._inode)
-        await trio.lowlevel.checkpoint()
 
     async def __aenter__(self) -> File:
         return self

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 import trio
@@ -14,13 +14,17 @@ from fscache_core.coherency import Coherency
 from fscache_core.cookie import Cookie, CookieDefinition, acquire_cookie
 from fscache_core.domain import Domain, Limits
 from fscache_core.errors import CallerError, InstallationError
-from fscache_core.file import File
-from fscache_core.hookspecs import DirectoryEntry, FileAttributes, Location, Wrapper
 from fscache_core.netfs import Netfs, register_netfs, unregister_netfs
 from fscache_core.plugins import BackendFacade, NetfsFacade
 from fscache_core.readahead import Readahead
-from fscache_core.stats import Stats
 from fscache_core.volume import Volume
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Mapping, Sequence
+
+    from fscache_core.file import File
+    from fscache_core.hookspecs import DirectoryEntry, FileAttributes, Location, Wrapper
+    from fscache_core.stats import Stats
 
 
 class _Attached:
@@ -45,6 +49,7 @@ class FsCache:
         self._netfses: dict[str, _Attached] = {}  # by scheme
         self._coherencies: dict[str, Coherency] = {}  # by volume
         self._opening = trio.Lock()
+        self.store_at_close = True  #: whether closing waits until what was fetched is stored
 
     # -- caches --------------------------------------------------------------------------
 
@@ -106,7 +111,12 @@ class FsCache:
     # -- netfses and volumes -------------------------------------------------------------
 
     def add_netfs(
-        self, netfs: str | object, *, scheme: str | None = None, wrappers: Sequence[Wrapper] = (), **options: object
+        self,
+        netfs: str | object,
+        *,
+        scheme: str | None = None,
+        wrappers: Sequence[Wrapper] = (),
+        **options: object,
     ) -> None:
         """Attach a netfs adapter.  Not needed for one that does without options: URLs find it.
 
@@ -149,7 +159,9 @@ class FsCache:
                 if scheme in names:
                     raise
                 have = ", ".join(f"{name}://" for name in names) or "none"
-                raise InstallationError(f"no netfs for {scheme}:// URLs is installed; there is: {have}") from error
+                raise InstallationError(
+                    f"no netfs for {scheme}:// URLs is installed; there is: {have}"
+                ) from error
         return self._netfses[scheme]
 
     def set_coherency(self, url: str, coherency: Coherency) -> None:
@@ -293,9 +305,7 @@ async def open_fscache(
         store = False
         try:
             yield fscache
-            store = True
+            store = fscache.store_at_close
         finally:
             with trio.CancelScope(shield=True):  # bounded: every hook is
                 await fscache.close(store=store)
-
-

@@ -24,7 +24,6 @@ The ``Kernel:`` line of a docstring names the counterpart in Linux FS-Cache befo
 from __future__ import annotations
 
 import enum
-from collections.abc import AsyncIterable, Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ParamSpec, Protocol, TypeVar
 
@@ -45,6 +44,8 @@ from fscache_core.outcome import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterable, Callable, Sequence
+
     from fscache_core.cache import Cache
     from fscache_core.cookie import Cookie
     from fscache_core.object import CacheObject

@@ -126,8 +126,10 @@ class Inode:
 
     # -- reading -------------------------------------------------------------------------
 
-    async def read_into(self, offset: int, buffer: memoryview, ahead: int) -> None:
+    async def read_into(self, offset: int, buffer: memoryview, ahead: int) -> bool:
         """Fill ``buffer`` from ``offset``; the range is within the file and not empty.
+
+        Returns whether anything had to be fetched.
 
         Args:
           ahead: byte offset up to which to fetch beyond the range, if anything must be fetched at all.
@@ -143,7 +145,8 @@ class Inode:
             fetch = self._fetch_of(page)
             if fetch is not None:
                 missed = True
-                await self._wait_ready(fetch, page)
+                if not await self._wait_ready(fetch, page):
+                    continue
                 ready_end = min(fetch.ready_end(page), page + n_pages)
                 low = max(offset, page << PAGE_SHIFT)
                 high = min(offset + len(buffer), ready_end << PAGE_SHIFT)
@@ -167,6 +170,7 @@ class Inode:
         if self.cookie.n_damaged != self._damaged_seen:
             stats.verification_failures += self.cookie.n_damaged - self._damaged_seen
             self._damaged_seen = self.cookie.n_damaged
+        return missed
 
     async def _read_cached(
         self, first: int, n_pages: int, offset: int, buffer: memoryview, have: PageRuns
@@ -190,9 +194,9 @@ class Inode:
 
         await read_or_alloc_pages(self.cookie, [Folio(first, target)], end_io)
 
-    async def _wait_ready(self, fetch: Fetch, page: int) -> None:
+    async def _wait_ready(self, fetch: Fetch, page: int) -> bool:
         try:
-            await fetch.wait_ready(page)
+            return await fetch.wait_ready(page)
         except StaleError:
             self.become_stale()
             raise
@@ -208,16 +212,25 @@ class Inode:
 
     def _fetch_of(self, page: int) -> Fetch | None:
         for fetch in self.fetches:
-            if fetch.first <= page < fetch.end and (not fetch.done or page in fetch.ready):
+            if fetch.first <= page < fetch.end and (
+                page in fetch.ready or not (fetch.done or fetch.given_up)
+            ):
                 return fetch
         for fetch in self._kept:
             if page in fetch.ready:
                 return fetch
         return None
 
+    def overlapping(self, fetch: Fetch) -> list[Fetch]:
+        """Fetches that were started before this one and want some of its pages."""
+        older = self.fetches[: self.fetches.index(fetch)]
+        return [other for other in older if other.first < fetch.end and fetch.first < other.end]
+
     def _until_fetch(self, page: int, n_pages: int) -> int:
         """How many of the pages come before the next fetch under way."""
-        starts = [fetch.first for fetch in (*self.fetches, *self._kept) if page < fetch.first < page + n_pages]
+        starts = [
+            fetch.first for fetch in (*self.fetches, *self._kept) if page < fetch.first < page + n_pages
+        ]
         return min(starts) - page if starts else n_pages
 
     async def _start_fetches(self, page: int, n_pages: int, ahead: int) -> None:
@@ -274,7 +287,7 @@ class Inode:
         self._kept.clear()
         for fetch in self.fetches:
             if not fetch.n_waiting and not fetch.done:
-                fetch.scope.cancel()
+                fetch.give_up()
 
     async def wait_stored(self) -> None:
         """Wait until everything fetched is stored."""
@@ -335,5 +348,3 @@ def inode_definition(netfs: NetfsFacade) -> CookieDefinition:
         mark_pages_cached=mark_pages_cached if netfs.mark_pages_cached is not None else None,
         now_uncached=now_uncached if netfs.now_uncached is not None else None,
     )
-
-

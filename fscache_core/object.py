@@ -18,7 +18,6 @@ this object (and, for `CacheIOError`, stops the cache).
 from __future__ import annotations
 
 import functools
-from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
@@ -37,6 +36,8 @@ from fscache_core.outcome import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
     from fscache_core.cache import Cache
     from fscache_core.cookie import Cookie
 
@@ -231,7 +232,7 @@ class CacheObject:
         self.store_limit_size = size
 
     async def sleep_till_congested(self, seconds: float) -> bool:
-        """Sleep up to ``seconds``; True if the object pool is congested, so that the lookup should be given up
+        """Sleep up to ``seconds``; True if the object pool is congested, so that the lookup should end
         and requeued.  (``fscache_object_sleep_till_congested``)"""
         deadline = trio.current_time() + seconds
         while not self.domain.congested:
@@ -338,7 +339,12 @@ class CacheObject:
             await self._dead.wait()
 
     async def call(
-        self, gauge: str, expected: type[T], hook: Callable[P, Awaitable[T]], *args: P.args, **kwargs: P.kwargs
+        self,
+        gauge: str,
+        expected: type[T],
+        hook: Callable[P, Awaitable[T]],
+        *args: P.args,
+        **kwargs: P.kwargs,
     ) -> T:
         """Call a hook of the backend; the only way core awaits one for an object.
 
@@ -362,7 +368,8 @@ class CacheObject:
             raise
         except Exception as error:
             raise PluginError(
-                f"backend {backend.name}: {_name(hook)} raised {type(error).__name__}: {error}", plugin=backend.name
+                f"backend {backend.name}: {_name(hook)} raised {type(error).__name__}: {error}",
+                plugin=backend.name,
             ) from error
         finally:
             setattr(stats, field, getattr(stats, field) - 1)

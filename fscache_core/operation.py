@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
     from fscache_core.object import CacheObject
 
+
 class OperationState(enum.Enum):
     INITIALISED = "initialised"
     PENDING = "pending"
@@ -130,9 +131,7 @@ class Operation:
 
     def _release(self) -> None:
         if self.state in (OperationState.PENDING, OperationState.IN_PROGRESS):
-            raise PluginError(
-                f"{self!r} was released before it ended", plugin=self.object.cache.backend.name
-            )
+            raise PluginError(f"{self!r} was released before it ended", plugin=self.object.cache.backend.name)
         stats = self.object.domain.stats
         stats.ops_rel += 1
         accepted = self.state in (OperationState.COMPLETE, OperationState.CANCELLED)

@@ -374,7 +374,7 @@ async def uncache_all_inode_pages(cookie: Cookie) -> None:
 
 
 async def maybe_release_page(cookie: Cookie, page_index: int, *, may_wait: bool = False) -> bool:
-    """Ask whether the netfs may free a page's memory: True if it was uncached, False to keep it (section 8)."""
+    """Whether the netfs may free a page's memory: True if it was uncached, False to keep it (section 8)."""
     stats = cookie.domain.stats
     if page_index not in cookie.marks:
         return True

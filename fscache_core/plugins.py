@@ -1,8 +1,8 @@
 """Plugins: find them (stevedore), check them (pluggy), call them (one typed facade per side).
 
 This is the only module that imports stevedore and that touches pluggy's managers; past it nothing is
-``Any``.  A facade resolves each hook once: it holds the bound method of the plugin itself, so that a call costs a
-plain call, wrapped only if there are wrappers.  It supplies the defaults of optional hooks; where there
+``Any``.  A facade resolves each hook once: it holds the bound method of the plugin itself, so that a call
+costs a plain call, wrapped only if there are wrappers.  It supplies the defaults of optional hooks; where there
 is no default the attribute is None, and that is the whole capability statement.
 """
 
@@ -10,14 +10,12 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import pluggy
 
 from fscache_core.errors import CallerError, InstallationError, PluginError, UnsupportedError
-from fscache_core.folio import Folio
 from fscache_core.hookspecs import (
     API_VERSION,
     CacheSpec,
@@ -36,10 +34,12 @@ from fscache_core.hookspecs import (
 from fscache_core.outcome import AuxOutcome
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Mapping, Sequence
     from importlib.metadata import EntryPoint
 
     from fscache_core.cache import Cache
     from fscache_core.cookie import Cookie
+    from fscache_core.folio import Folio
     from fscache_core.object import CacheObject
     from fscache_core.operation import Operation, Retrieval, Storage
 
@@ -185,7 +185,8 @@ def _check_api_version(kind: str, name: str, plugin: object, distribution: str) 
     version = getattr(plugin, "api_version", API_VERSION)
     if version != API_VERSION:
         raise InstallationError(
-            f"{kind} {name} ({distribution}) was built for plugin API {version}, this fscache-core has {API_VERSION}"
+            f"{kind} {name} ({distribution}) was built for plugin API {version}; "
+            f"this fscache-core has {API_VERSION}"
         )
 
 
@@ -195,7 +196,9 @@ def _check_api_version(kind: str, name: str, plugin: object, distribution: str) 
 class _Hooks:
     """The checked implementations of one plugin, wrapped."""
 
-    def __init__(self, group: str, spec: type, plugin: object, name: str, wrappers: Sequence[Wrapper]) -> None:
+    def __init__(
+        self, group: str, spec: type, plugin: object, name: str, wrappers: Sequence[Wrapper]
+    ) -> None:
         kind = _KINDS[group]
         _check_api_version(kind, name, plugin, type(plugin).__module__)
         manager = pluggy.PluginManager(group)
@@ -227,7 +230,8 @@ class _Hooks:
             return function
         if sorted(taken, key=wanted.index) != taken:
             raise PluginError(
-                f"{self.kind} {self.name}: {hook} takes its arguments in another order than {', '.join(wanted)}",
+                f"{self.kind} {self.name}: {hook} takes its arguments in another order than "
+                f"{', '.join(wanted)}",
                 plugin=self.name,
             )
         places = [wanted.index(argument) for argument in taken]
@@ -272,7 +276,9 @@ class BackendFacade:
         self.reserve_space: Callable[[CacheObject, int], Awaitable[ReserveOutcome]] = get(
             "reserve_space", _refused
         )
-        self.check_consistency: Callable[[Operation], Awaitable[ConsistencyOutcome]] = get("check_consistency")
+        self.check_consistency: Callable[[Operation], Awaitable[ConsistencyOutcome]] = get(
+            "check_consistency"
+        )
         self.update_object: Callable[[CacheObject], Awaitable[None]] = get("update_object")
         self.invalidate_object: Callable[[Operation], Awaitable[None]] = get("invalidate_object")
         self.drop_object: Callable[[CacheObject], Awaitable[None]] = get("drop_object")
@@ -357,7 +363,9 @@ class NetfsFacade:
             "list_directory", no("listing")
         )
         self.put_file: Callable[..., Awaitable[object]] = get("put_file", no("writing files"))
-        self.store: Callable[[object, int, memoryview], Awaitable[object]] = get("store", no("writing in place"))
+        self.store: Callable[[object, int, memoryview], Awaitable[object]] = get(
+            "store", no("writing in place")
+        )
         self.truncate: Callable[[object, int], Awaitable[object]] = get("truncate", no("truncating"))
         self.rename: Callable[[object, str, str], Awaitable[None]] = get("rename", no("renaming"))
         self.unlink: Callable[[object, str], Awaitable[None]] = get("unlink", no("removing files"))

@@ -21,8 +21,8 @@ class Readahead:
 class Window:
     """The read-ahead state of one open file.
 
-    A reader may touch ``trigger`` and ``expected`` on its hot path: compare the end of each read with the one, set
-    the other to it.
+    A reader may touch ``trigger`` and ``expected`` on its hot path: compare the end of each read with
+    the one, set the other to it.
     """
 
     __slots__ = ("ahead", "expected", "limits", "size", "trigger")
@@ -35,7 +35,7 @@ class Window:
         self.trigger = NEVER  #: when a read passes this, it is time to ask for more
 
     def read(self, offset: int, size: int) -> int:
-        """Note a read that the cache alone could not answer at once; returns the offset up to which to fetch."""
+        """Note a read that was no plain hit; returns the offset up to which to fetch."""
         end = offset + size
         if offset == self.expected and self.limits.max_size:
             self.size = min(self.limits.max_size, max(self.limits.initial_size, 2 * self.size, 2 * size))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 from collections import OrderedDict
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import trio
@@ -24,12 +23,14 @@ from fscache_core.file import File
 from fscache_core.hookspecs import DirectoryEntry, FileAttributes, FileKind, Location
 from fscache_core.inode import Inode, inode_definition
 from fscache_core.outcome import CookieType
-from fscache_core.readahead import Readahead
 from fscache_core.stats import VolumeStats
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from fscache_core.netfs import Netfs
     from fscache_core.plugins import NetfsFacade
+    from fscache_core.readahead import Readahead
 
 #: Inodes nobody has open that are kept, so that opening them again costs a look into a table.
 WARM_INODES = 256
@@ -84,7 +85,7 @@ class Volume:
             the new one, ``never`` raises `StaleError`.
 
         Raises:
-          OriginNotFoundError, OriginPermissionError, OriginUnreachableError, OriginError: the origin's answer.
+          OriginError and its kinds: the origin's answer.
           OfflineError: offline, and no version is cached.
           CallerError: it is a directory, or not a name this origin can have.
         """
@@ -196,7 +197,7 @@ class Volume:
         """
         for inode in list(self._all):
             for fetch in list(inode.fetches):
-                fetch.scope.cancel()
+                fetch.give_up()
             if store:
                 await inode.wait_stored()
             await inode.evict()
@@ -210,7 +211,9 @@ class Volume:
             except Exception:
                 log.exception("netfs %s: close_volume of %s failed", self.netfs.name, self.location.volume)
         if scope.cancelled_caught:
-            log.error("netfs %s: close_volume of %s did not return in time", self.netfs.name, self.location.volume)
+            log.error(
+                "netfs %s: close_volume of %s did not return in time", self.netfs.name, self.location.volume
+            )
 
     # -- inside --------------------------------------------------------------------------
 
@@ -219,7 +222,9 @@ class Volume:
         until = self._absent.get(path)
         if until is not None:
             if trio.current_time() < until:
-                raise OriginNotFoundError(f"{self.location.volume} {path}: no such file (as of a short while ago)")
+                raise OriginNotFoundError(
+                    f"{self.location.volume} {path}: no such file (as of a short while ago)"
+                )
             del self._absent[path]
         self.stats.origin_checks += 1
         try:
@@ -239,7 +244,7 @@ class Volume:
             ) from error
 
     def _open_version(self, path: str, netfs_data: object) -> Inode:
-        """The inode for what the origin just described: the one in use if it is that version, else a new one."""
+        """The inode for what the origin just described: the one in use if it is that version."""
         attributes = self.netfs.get_attr(netfs_data)
         if attributes.kind is FileKind.DIRECTORY:
             raise CallerError(f"{self.location.volume} {path} is a directory", errno=errno.EISDIR)
