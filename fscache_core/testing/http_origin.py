@@ -29,7 +29,7 @@ from email.utils import formatdate, parsedate_to_datetime
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Self
-from urllib.parse import quote, unquote
+from urllib.parse import quote, unquote, urlsplit
 
 from fscache_core.testing.workspace import LOOPBACK, free_port
 
@@ -411,7 +411,7 @@ class _Conversation(BaseHTTPRequestHandler):
 
     def _answer(self) -> None:
         origin = self._origin
-        path = unquote(self.path.partition("?")[0]).lstrip("/")
+        path = unquote(urlsplit(self.path).path).lstrip("/")
         headers = {name.lower(): value for name, value in self.headers.items()}
         exchange = Exchange(self.command, path, headers, _parse_range(headers.get("range")))
         fault = origin._record(exchange)

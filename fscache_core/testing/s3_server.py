@@ -40,13 +40,14 @@ if TYPE_CHECKING:
 _CEPH_PROGRAMS = ("ceph", "ceph-mon", "ceph-osd", "monmaptool", "radosgw", "radosgw-admin")
 
 # Why each line that is not obvious is there:
-#   mon host = v1:          without the prefix the OSD sometimes fails with "wrong fsid"
-#   paxos propose interval  the monitor collects changes for a second by default; each pool and each OSD state
-#   is such a
-#                           change, and with 50 ms the whole cluster is up in 1 s instead of 12 s
-#   osd client watch ...    a killed gateway leaves a watch behind, and its successor waits for that watch to
-#   time out tcp_nodelay             without it a GET takes 44 ms instead of 2 ms gc
-#   deleted objects give their memory back in seconds, not hours
+#   mon host = v1:           without the prefix the OSD sometimes fails with "wrong fsid"
+#   paxos propose interval   the monitor collects changes for a second by default; each pool and each state of the OSD
+#                            is a change, and with 50 ms the whole cluster is up in 1 s instead of 12 s
+#   osd ... update on start  the OSD would send these before it has the monitor's map, and then end with "wrong fsid";
+#                            it is put into the CRUSH map by a command instead
+#   osd client watch ...     a killed gateway leaves a watch behind; its successor waits until that times out
+#   tcp_nodelay              without it a GET takes 44 ms instead of 2 ms
+#   gc                       deleted objects give their memory back in seconds, not hours
 _CEPH_CONFIG = """\
 [global]
 fsid = {fsid}
@@ -70,6 +71,8 @@ osd pool default pg num = 4
 osd pool default pgp num = 4
 osd pool default pg autoscale mode = off
 osd crush chooseleaf type = 0
+osd crush update on start = false
+osd class update on start = false
 osd client watch timeout = 3
 osd objectstore = memstore
 memstore device bytes = {capacity}
@@ -188,6 +191,7 @@ class CephServer(_S3ServerFiles):
             raise ServerNotInstalledError(missing)
         super().__init__()
         self._gateway: ServerProcess | None = None
+        self._cluster: list[ServerProcess] = []
         self._config = self._workspace.directory / "ceph.conf"
         try:
             self._start_cluster(capacity)
@@ -216,11 +220,13 @@ class CephServer(_S3ServerFiles):
         address = f"[v1:{self.host}:{mon_port}]"
         workspace.run(["monmaptool", "--create", "--fsid", fsid, "--addv", "a", address, monmap])
         workspace.run(["ceph-mon", "-c", config, "-i", "a", "--mkfs", "--monmap", monmap])
-        workspace.spawn(["ceph-mon", "-c", config, "-i", "a", "-f"], "mon.out")
+        self._cluster.append(workspace.spawn(["ceph-mon", "-c", config, "-i", "a", "-f"], "mon.out"))
         # The same id in both commands: a store made with another one leaves the OSD "booting" for ever.
         workspace.run(["ceph-osd", "-c", config, "-i", "0", "--mkfs", "--osd-uuid", osd_id])
         workspace.run(["ceph", "-c", config, "osd", "new", osd_id, "0"])
-        workspace.spawn(["ceph-osd", "-c", config, "-i", "0", "-f"], "osd.out")
+        place = ["osd.0", "1", "root=default", "host=localhost"]
+        workspace.run(["ceph", "-c", config, "osd", "crush", "create-or-move", *place])
+        self._cluster.append(workspace.spawn(["ceph-osd", "-c", config, "-i", "0", "-f"], "osd.out"))
 
     def _make_user(self) -> None:
         admin = ["radosgw-admin", "-c", str(self._config), "-n", "client.rgw.a"]
@@ -234,11 +240,17 @@ class CephServer(_S3ServerFiles):
             command = ["radosgw", "-c", str(self._config), "-n", "client.rgw.a", "-f"]
             self._gateway = self._workspace.spawn(command, "radosgw.out")
             try:
-                self._gateway.wait_ready(lambda: port_is_open(self.port), 60, "radosgw")
+                self._gateway.wait_ready(self._answers, 60, "radosgw")
             except ServerFailedError as error:
                 log = self._workspace.directory / "client.rgw.a.log"
                 text = log.read_text(errors="replace")[-2000:] if log.exists() else ""
                 raise ServerFailedError(f"{error}\n{text}") from error
+
+    def _answers(self) -> bool:
+        for process in self._cluster:
+            if not process.alive:  # the gateway would wait for it for ever
+                raise ServerFailedError(f"the cluster ended:\n{process.log_tail()}")
+        return port_is_open(self.port)
 
     def stop(self) -> None:
         """Stop the gateway; the cluster behind it keeps the objects.  Idempotent."""
