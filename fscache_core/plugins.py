@@ -1,7 +1,7 @@
 """Plugins: find them (stevedore), check them (pluggy), call them (one typed facade per side).
 
 This is the only module that imports stevedore and that touches pluggy's managers; past it nothing is
-``Any``.  A facade resolves each hook once: it holds the bound method of the plugin itself, so that a call
+``Any``.  A facade resolves each hook once: it holds the bound method of the plugin itself, so a call
 costs a plain call, wrapped only if there are wrappers.  It supplies the defaults of optional hooks; where there
 is no default the attribute is None, and that is the whole capability statement.
 """
