@@ -34,6 +34,8 @@ class SshfsNetfs:
       proxy_jump: ``user@host:port`` to go through; default what ssh_config says.
       connect_timeout: seconds for one attempt to connect and log in.
       deadline_seconds: seconds without any progress after which an operation fails.
+      reconnect_seconds: how long after a loss of the connection new operations wait for the server; later
+        they fail at once.  Reads wait until their deadline.
       keepalive_seconds: idle seconds after which the server is asked whether it is there; 0 for never.
       clock_margin_seconds: by how much this machine's clock may be ahead of the server's.
       max_requests: read requests under way per fetch.
@@ -56,6 +58,7 @@ class SshfsNetfs:
         proxy_jump: str | None = None,
         connect_timeout: float | str = 15,
         deadline_seconds: float | str = 60,
+        reconnect_seconds: float | str = 5,
         keepalive_seconds: float | str = 5,
         clock_margin_seconds: float | str = 2,
         max_requests: int | str = 16,
@@ -68,6 +71,7 @@ class SshfsNetfs:
             proxy_jump=proxy_jump or None,
             connect_timeout=number("connect_timeout", connect_timeout, above=0),
             deadline_seconds=number("deadline_seconds", deadline_seconds, above=0),
+            reconnect_seconds=number("reconnect_seconds", reconnect_seconds),
             keepalive_seconds=number("keepalive_seconds", keepalive_seconds),
             clock_margin_seconds=number("clock_margin_seconds", clock_margin_seconds),
             max_requests=whole_number("max_requests", max_requests),

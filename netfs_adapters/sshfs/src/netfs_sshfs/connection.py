@@ -6,8 +6,11 @@ Everything here runs in the asyncio loop.
 from __future__ import annotations
 
 import asyncio
+import math
+import os
 import random
 from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 import asyncssh
@@ -15,9 +18,12 @@ import asyncssh
 from fscache_core.errors import FscacheError, OriginTimeoutError, OriginUnreachableError
 from netfs_sshfs.faults import FAULTS, LOST, about, why_failed, why_not_connected
 from netfs_sshfs.handles import Handles
+from netfs_sshfs.url import DEFAULT_PORT
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
+
+    from asyncssh.known_hosts import KnownHostsArg
 
     from netfs_sshfs.options import Options
     from netfs_sshfs.url import Endpoint
@@ -51,15 +57,25 @@ class Session:
 
 
 class _HostKey(asyncssh.SSHClient):
-    """Refuses a host key that is not known, and remembers what to say about it."""
+    """Refuses every host key that is not trusted already, and knows what to say then."""
 
+    known_hosts: KnownHostsArg = b""
     refusal: str | None = None
 
     def validate_host_public_key(self, host: str, addr: str, port: int, key: asyncssh.SSHKey) -> bool:
-        self.refusal = (
-            f"host key not known: {key.get_algorithm()} {key.get_fingerprint()}; if it is the right one, "
-            f"add it: ssh-keyscan -p {port} {host} >> ~/.ssh/known_hosts"
-        )
+        port_to_match = None if port == DEFAULT_PORT else port
+        known, *_ = asyncssh.match_known_hosts(self.known_hosts, host, addr, port_to_match)
+        presented = f"{key.get_algorithm()} {key.get_fingerprint()}"
+        if known:
+            self.refusal = (
+                f"host key has changed: {presented} is not the one in known_hosts; "
+                "somebody may be listening in, or the server was set up anew"
+            )
+        else:
+            self.refusal = (
+                f"host key not known: {presented}; if it is the right one, add it: "
+                f"ssh-keyscan -p {port} {host} >> ~/.ssh/known_hosts"
+            )
         return False
 
 
@@ -72,6 +88,7 @@ class Connection:
         self._session: Session | None = None
         self._connecting: asyncio.Task[Session] | None = None
         self._ever_connected = False
+        self._lost_at = -math.inf  # when a session was last found lost
 
     async def use(
         self,
@@ -83,20 +100,22 @@ class Connection:
     ) -> T:
         """Do ``work(session, progressed)``; call ``progressed()`` there whenever something arrived.
 
+        A server that was never reached gets one attempt.  One that was is waited for, with growing pauses:
+        for a short time after the connection was lost, because servers are restarted; if ``persist``, until
+        the deadline.
+
         Args:
           what: beginning of the line of an error: origin, file, range.
-          repeat: whether the work may be done again after the connection was lost amidst it.  From then on
-            it is tried until the deadline, with growing pauses.
-          persist: try until the deadline from the beginning, if the server was there before.
+          repeat: whether the work may be done again if the connection is lost amidst it.
 
         Raises:
           FscacheError: an origin error for whatever happened.
         """
-        persist = persist and self._ever_connected
+        deadline_seconds = self.options.deadline_seconds
+        reconnect_seconds = self.options.reconnect_seconds
+        loop = asyncio.get_running_loop()
         pauses = _pauses()
         unreachable: FscacheError | None = None
-        loop = asyncio.get_running_loop()
-        deadline_seconds = self.options.deadline_seconds
         try:
             async with asyncio.timeout(deadline_seconds) as limit:
 
@@ -109,19 +128,19 @@ class Connection:
                     try:
                         session = await self._get_session()
                     except OriginUnreachableError as error:
-                        if not persist:
+                        waiting = persist or loop.time() < self._lost_at + reconnect_seconds
+                        if not (self._ever_connected and waiting):
                             raise
                         unreachable = error
-                        await asyncio.sleep(next(pauses))
-                        continue
-                    try:
-                        return await work(session, progressed)
-                    except LOST as error:
-                        self._drop(session)
-                        if not repeat:
-                            raise
-                        unreachable = why_failed(error)
-                        persist = True
+                    else:
+                        try:
+                            return await work(session, progressed)
+                        except LOST as error:
+                            self._drop(session)
+                            if not repeat:
+                                raise
+                            unreachable = why_failed(error)
+                    await asyncio.sleep(next(pauses))
         except FscacheError as error:
             raise about(what, error) from error.__cause__
         except TimeoutError as error:
@@ -138,12 +157,13 @@ class Connection:
             return self._session
         if self._connecting is None:
             self._connecting = asyncio.create_task(self._connect())
-        connecting = self._connecting
-        try:
-            return await asyncio.shield(connecting)
-        finally:
-            if connecting.done() and self._connecting is connecting:
-                self._connecting = None
+            self._connecting.add_done_callback(self._connected)
+        return await asyncio.shield(self._connecting)
+
+    def _connected(self, connecting: asyncio.Task[Session]) -> None:
+        self._connecting = None
+        if not connecting.cancelled():
+            connecting.exception()  # retrieved, should everybody who waited have been cancelled
 
     async def _connect(self) -> Session:
         client = _HostKey()
@@ -161,7 +181,7 @@ class Connection:
         self._ever_connected = True
         return self._session
 
-    async def _log_in(self, client: asyncssh.SSHClient) -> asyncssh.SSHClientConnection:
+    async def _log_in(self, client: _HostKey) -> asyncssh.SSHClientConnection:
         endpoint, options = self.endpoint, self.options
         known_hosts: object = () if options.known_hosts is None else list(options.known_hosts) or b""
         asked = asyncssh.SSHClientConnectionOptions(
@@ -183,12 +203,14 @@ class Connection:
             asked = asyncssh.SSHClientConnectionOptions(asked, known_hosts=b"")
         if asked.config.get("Ciphers") is None:
             asked = asyncssh.SSHClientConnectionOptions(asked, encryption_algs=_CIPHERS)
+        client.known_hosts = asked.known_hosts or _default_known_hosts()
         return await asyncssh.connect(endpoint.host, endpoint.port, options=asked)
 
     def _drop(self, session: Session) -> None:
         session.connection.abort()
         if self._session is session:
             self._session = None
+            self._lost_at = asyncio.get_running_loop().time()
 
     async def close(self) -> None:
         if self._connecting is not None:
@@ -197,6 +219,11 @@ class Connection:
         if self._session is not None:
             await self._session.close()
             self._session = None
+
+
+def _default_known_hosts() -> str | bytes:
+    path = Path("~/.ssh/known_hosts").expanduser()
+    return str(path) if os.access(path, os.R_OK) else b""
 
 
 def _pauses() -> Iterator[float]:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import os
+
 import asyncssh
 
 from fscache_core.errors import (
@@ -67,8 +70,8 @@ def about(what: str, error: FscacheError) -> FscacheError:
 
 
 def _one_line(error: Exception) -> str:
-    text = (
-        str(getattr(error, "reason", None) or getattr(error, "strerror", None) or error)
-        or type(error).__name__
-    )
-    return printable(" ".join(text.split()))
+    if isinstance(error, OSError) and error.errno is not None and error.errno in errno.errorcode:
+        text = os.strerror(error.errno)  # asyncio puts an address there, which is not what was asked for
+    else:
+        text = str(getattr(error, "reason", None) or getattr(error, "strerror", None) or error)
+    return printable(" ".join(text.split())) or type(error).__name__

@@ -92,18 +92,17 @@ class Handles:
 
     async def _get(self, file: File) -> Handle:
         """The handle of a file, opening it if it is not open.  Who want it at the same time share it."""
-        reference = weakref.ref(file)
+        reference = weakref.ref(file, self._forgotten)
         opening = self._opened.get(reference)
         if opening is None:
-            opening = asyncio.create_task(self._open(file.wire_path, file.known_version))
-            self._opened[weakref.ref(file, self._forgotten)] = opening
+            opening = self._opened[reference] = asyncio.create_task(
+                self._open(file.wire_path, file.known_version)
+            )
+            opening.add_done_callback(
+                lambda opening: _succeeded(opening) or self._opened.pop(reference, None)
+            )
         self._opened.move_to_end(reference)
-        try:
-            return await asyncio.shield(opening)
-        except BaseException:
-            if not _succeeded(opening) and opening.done():
-                self._opened.pop(reference, None)
-            raise
+        return await asyncio.shield(opening)
 
     async def _open(self, path: bytes, version: Version) -> Handle:
         try:
@@ -164,9 +163,9 @@ async def _close(remote: asyncssh.SFTPClientFile) -> None:
 
 
 class _Range:
-    """One range being read: tasks that keep requests under way, and a check of each piece that has arrived.
+    """One range being read by a few tasks, each with one request under way: for a block, or for a check.
 
-    A check is one more request among those for the pieces after it: nothing waits for it but its own piece.
+    A check of what has arrived goes beside the requests for what comes next: only its own piece waits for it.
     """
 
     def __init__(
@@ -190,14 +189,20 @@ class _Range:
 
     async def read(self, block_size: int, max_requests: int) -> None:
         n_requests = min(max_requests, (self._size + block_size - 1) // block_size)
+        if n_requests == 1:
+            await self._request(block_size)
+            return
+        # Not a TaskGroup: in Python 3.11 and 3.12 one that fails leaves its task counted as cancelled,
+        # and the deadline around it is then not recognized (python/cpython issue 116720).
+        requests = [asyncio.create_task(self._request(block_size)) for _ in range(n_requests)]
         try:
-            async with asyncio.TaskGroup() as group:
-                for _ in range(n_requests):
-                    group.create_task(self._request(block_size, group))
-        except ExceptionGroup as error:
-            raise _first(error) from None
+            await asyncio.gather(*requests)
+        finally:
+            for request in requests:
+                request.cancel()
+            await asyncio.gather(*requests, return_exceptions=True)
 
-    async def _request(self, block_size: int, group: asyncio.TaskGroup) -> None:
+    async def _request(self, block_size: int) -> None:
         while self._requested < self._size:
             start = position = self._requested
             end = self._requested = min(start + block_size, self._size)
@@ -214,20 +219,12 @@ class _Range:
             while (end := self._islands.pop(self._received, 0)) > 0:
                 self._received = end
             if self._received - self._asked >= _CHECK_SIZE or self._asked < self._received == self._size:
-                self._asked = self._received
-                group.create_task(self._check(self._received))
+                await self._check()
 
-    async def _check(self, received: int) -> None:
+    async def _check(self) -> None:
+        received = self._asked = self._received
         await self._handle.check()
         self._progressed()
         if received > self._good:
             self._good = received
             self._arrived(received)
-
-
-def _first(group: ExceptionGroup[Exception]) -> Exception:
-    """The error that ended a task group: the others follow from it, or say the same."""
-    error: Exception = group
-    while isinstance(error, ExceptionGroup):
-        error = error.exceptions[0]
-    return error

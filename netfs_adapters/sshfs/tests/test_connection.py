@@ -1,0 +1,357 @@
+"""Connections that are refused, lost, stalled and made again."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import socket
+from typing import TYPE_CHECKING
+
+import pytest
+import trio
+
+from fscache_core.errors import OriginTimeoutError, OriginUnreachableError, StaleError
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable
+    from pathlib import Path
+
+    from fscache_core.testing.sftp_server import OpenSSHServer
+    from netfs_sshfs import SshfsNetfs
+    from netfs_sshfs.file import File
+
+    MakeFile = Callable[..., str]
+    MakeNetfs = Callable[..., SshfsNetfs]
+    Read = Callable[[SshfsNetfs, File, int, int], Awaitable[bytes]]
+
+pytestmark = pytest.mark.integration
+
+MIB = 1 << 20
+
+
+class Road:
+    """A TCP proxy to a server, on which the traffic can be held up."""
+
+    def __init__(self, server: OpenSSHServer, known_hosts: Path) -> None:
+        self._server = server
+        self._open = trio.Event()
+        self._open.set()
+        self.known_hosts = known_hosts
+        self.port = 0
+        self.n_connections = 0
+
+    def block(self) -> None:
+        self._open = trio.Event()
+
+    def clear(self) -> None:
+        self._open.set()
+
+    async def _carry(self, one: trio.SocketStream, other: trio.SocketStream, done: trio.CancelScope) -> None:
+        with contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+            async for data in one:
+                await self._open.wait()
+                await other.send_all(data)
+        done.cancel()
+
+    async def _serve(self, client: trio.SocketStream) -> None:
+        self.n_connections += 1
+        async with (
+            client,
+            await trio.open_tcp_stream(self._server.host, self._server.port) as server,
+            trio.open_nursery() as nursery,
+        ):
+            nursery.start_soon(self._carry, client, server, nursery.cancel_scope)
+            nursery.start_soon(self._carry, server, client, nursery.cancel_scope)
+
+    async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
+        self.port = listener.socket.getsockname()[1]
+        host_key = self._server.known_hosts.read_text().split(" ", 1)[1]
+        self.known_hosts.write_text(f"[127.0.0.1]:{self.port} {host_key}")
+        task_status.started()
+        await trio.serve_listeners(self._serve, [listener])
+
+
+@pytest.fixture
+async def road(server: OpenSSHServer, tmp_path: Path, nursery: trio.Nursery) -> AsyncIterator[Road]:
+    road = Road(server, tmp_path / "known_hosts")
+    await nursery.start(road.run)
+    yield road
+    nursery.cancel_scope.cancel()
+
+
+def unused_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+# -- no connection -----------------------------------------------------------------------
+
+
+async def test_a_port_on_which_nobody_listens_is_unreachable_at_once(
+    server: OpenSSHServer, make_netfs: MakeNetfs
+) -> None:
+    netfs = make_netfs(server)
+    volume = await netfs.open_volume(netfs.parse_url(f"sshfs://joe@127.0.0.1:{unused_port()}"))
+    with trio.fail_after(10), pytest.raises(OriginUnreachableError, match="connect: Connection refused"):
+        await netfs.look_up(volume, "/a")
+    await netfs.close_volume(volume)
+
+
+async def test_a_host_name_that_does_not_exist_is_unreachable(
+    server: OpenSSHServer, make_netfs: MakeNetfs
+) -> None:
+    netfs = make_netfs(server)
+    volume = await netfs.open_volume(netfs.parse_url("sshfs://joe@host.invalid/a"))
+    with pytest.raises(OriginUnreachableError, match=r"sshfs://joe@host\.invalid:22/a: cannot connect: "):
+        await netfs.look_up(volume, "/a")
+    await netfs.close_volume(volume)
+
+
+async def test_a_server_that_accepts_and_says_nothing_times_out(
+    server: OpenSSHServer, make_netfs: MakeNetfs
+) -> None:
+    netfs = make_netfs(server, connect_timeout=0.2)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        port = silent.getsockname()[1]
+        volume = await netfs.open_volume(netfs.parse_url(f"sshfs://joe@127.0.0.1:{port}"))
+        with pytest.raises(OriginTimeoutError, match="no answer in time"):
+            await netfs.look_up(volume, "/a")
+        await netfs.close_volume(volume)
+
+
+async def test_who_come_at_the_same_time_share_one_connection(
+    server: OpenSSHServer, road: Road, make_netfs: MakeNetfs
+) -> None:
+    netfs = make_netfs(server, known_hosts=road.known_hosts)
+    volume = await netfs.open_volume(netfs.parse_url(f"sshfs://{server.user}@127.0.0.1:{road.port}"))
+    async with trio.open_nursery() as nursery:
+        for _ in range(8):
+            nursery.start_soon(netfs.look_up, volume, str(server.root))
+    assert road.n_connections == 1
+    await netfs.close_volume(volume)
+
+
+# -- a lost connection -------------------------------------------------------------------
+
+
+async def test_a_read_goes_on_when_its_connection_is_killed(
+    own_server: OpenSSHServer, make_file: MakeFile, make_netfs: MakeNetfs
+) -> None:
+    data = random.Random(1).randbytes(48 * MIB)
+    netfs = make_netfs(own_server)
+    volume = await netfs.open_volume(netfs.parse_url(own_server.url))
+    file = await netfs.look_up(volume, make_file(own_server.root / "a", data))
+    buffer = bytearray(len(data))
+    killed = 0
+
+    def arrived(n: int) -> None:
+        nonlocal killed
+        assert buffer[n - 1] == data[n - 1]
+        if n > (killed + 1) * 12 * MIB:
+            killed += 1
+            assert own_server.kill_connections() > 0
+
+    await netfs.fetch(file, 0, memoryview(buffer), arrived)
+    assert killed == 3
+    assert buffer == data
+    await netfs.close_volume(volume)
+
+
+async def test_a_read_goes_on_when_the_server_is_stopped_and_started_again(
+    own_server: OpenSSHServer, make_file: MakeFile, make_netfs: MakeNetfs, read: Read
+) -> None:
+    data = random.Random(2).randbytes(16 * MIB)
+    netfs = make_netfs(own_server)
+    volume = await netfs.open_volume(netfs.parse_url(own_server.url))
+    file = await netfs.look_up(volume, make_file(own_server.root / "a", data))
+    buffer = bytearray(len(data))
+    stopped = trio.Event()
+
+    def arrived(n: int) -> None:
+        if not stopped.is_set():
+            own_server.stop()
+            stopped.set()
+
+    async def start_again() -> None:
+        await stopped.wait()
+        await trio.sleep(0.3)  # a few attempts are refused
+        own_server.start()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(start_again)
+        await netfs.fetch(file, 0, memoryview(buffer), arrived)
+        assert buffer == data
+        assert await read(netfs, file, 5, 5) == data[5:10]
+    await netfs.close_volume(volume)
+
+
+async def test_a_read_begun_while_a_known_server_is_away_waits_for_it(
+    own_server: OpenSSHServer, make_file: MakeFile, make_netfs: MakeNetfs, read: Read
+) -> None:
+    netfs = make_netfs(own_server)
+    volume = await netfs.open_volume(netfs.parse_url(own_server.url))
+    file = await netfs.look_up(volume, make_file(own_server.root / "a", b"12345"))
+    own_server.stop()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(trio.to_thread.run_sync, own_server.start)
+        assert await read(netfs, file, 0, 5) == b"12345"
+    await netfs.close_volume(volume)
+
+
+async def test_a_server_that_stays_away_is_unreachable_after_the_deadline(
+    own_server: OpenSSHServer, make_file: MakeFile, make_netfs: MakeNetfs
+) -> None:
+    data = random.Random(3).randbytes(16 * MIB)
+    netfs = make_netfs(own_server, deadline_seconds=2)
+    volume = await netfs.open_volume(netfs.parse_url(own_server.url))
+    path = make_file(own_server.root / "a", data)
+    file = await netfs.look_up(volume, path)
+    buffer = bytearray(len(data))
+    good = 0
+
+    def arrived(n: int) -> None:
+        nonlocal good
+        good = n
+        own_server.stop()
+
+    with pytest.raises(OriginUnreachableError, match=f"{path}, bytes 0 to {len(data) - 1}: cannot connect"):
+        await netfs.fetch(file, 0, memoryview(buffer), arrived)
+    assert 0 < good < len(data)
+    assert buffer[:good] == data[:good]
+    await netfs.close_volume(volume)
+
+
+async def test_look_up_of_a_server_gone_away_fails_soon_and_works_when_it_is_back(
+    own_server: OpenSSHServer, make_file: MakeFile, make_netfs: MakeNetfs
+) -> None:
+    netfs = make_netfs(own_server, reconnect_seconds=0.1)
+    volume = await netfs.open_volume(netfs.parse_url(own_server.url))
+    path = make_file(own_server.root / "a", b"12345")
+    await netfs.look_up(volume, path)
+    own_server.stop()
+    for _ in range(3):
+        with trio.fail_after(10), pytest.raises(OriginUnreachableError, match="Connection refused"):
+            await netfs.look_up(volume, path)
+    own_server.start()
+    assert netfs.get_attr(await netfs.look_up(volume, path)).size == 5
+    await netfs.close_volume(volume)
+
+
+async def test_look_up_waits_for_a_server_that_is_being_restarted(
+    own_server: OpenSSHServer, make_file: MakeFile, make_netfs: MakeNetfs
+) -> None:
+    netfs = make_netfs(own_server, reconnect_seconds=30)
+    volume = await netfs.open_volume(netfs.parse_url(own_server.url))
+    path = make_file(own_server.root / "a", b"12345")
+    await netfs.look_up(volume, path)
+    own_server.stop()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(trio.to_thread.run_sync, own_server.start)
+        assert netfs.get_attr(await netfs.look_up(volume, path)).size == 5
+    await netfs.close_volume(volume)
+
+
+async def test_look_up_is_repeated_when_its_connection_turns_out_to_be_dead(
+    own_server: OpenSSHServer, make_file: MakeFile, make_netfs: MakeNetfs
+) -> None:
+    netfs = make_netfs(own_server)
+    volume = await netfs.open_volume(netfs.parse_url(own_server.url))
+    path = make_file(own_server.root / "a", b"12345")
+    for _ in range(5):
+        await netfs.look_up(volume, path)
+        own_server.kill_connections()
+    assert netfs.get_attr(await netfs.look_up(volume, path)).size == 5
+    await netfs.close_volume(volume)
+
+
+async def test_a_file_changed_while_the_connection_was_down_is_not_mixed(
+    own_server: OpenSSHServer, make_file: MakeFile, make_netfs: MakeNetfs, read: Read
+) -> None:
+
+    netfs = make_netfs(own_server)
+    volume = await netfs.open_volume(netfs.parse_url(own_server.url))
+    file = await netfs.look_up(volume, make_file(own_server.root / "a", b"12345"))
+    assert await read(netfs, file, 0, 2) == b"12"
+    own_server.kill_connections()
+    make_file(own_server.root / "a", b"abcde", 1_000_000_001)
+    with pytest.raises(StaleError):
+        await read(netfs, file, 2, 3)
+    await netfs.close_volume(volume)
+
+
+# -- a stalled connection ----------------------------------------------------------------
+
+
+async def test_a_server_that_stops_answering_times_out_after_the_deadline(
+    server: OpenSSHServer, directory: Path, road: Road, make_file: MakeFile, make_netfs: MakeNetfs
+) -> None:
+    netfs = make_netfs(server, known_hosts=road.known_hosts, deadline_seconds=2)
+    volume = await netfs.open_volume(netfs.parse_url(f"sshfs://{server.user}@127.0.0.1:{road.port}"))
+    path = make_file(directory / "a", bytes(16 * MIB))
+    file = await netfs.look_up(volume, path)
+    road.block()
+    with pytest.raises(OriginTimeoutError, match=f"{path}: no answer for 2 s"):
+        await netfs.look_up(volume, path)
+    with pytest.raises(OriginTimeoutError, match=f"{path}, bytes 0 to 4095: no answer for 2 s"):
+        await netfs.fetch(file, 0, memoryview(bytearray(4096)), lambda n: None)
+    road.clear()
+    assert netfs.get_attr(await netfs.look_up(volume, path)).size == 16 * MIB
+    await netfs.close_volume(volume)
+
+
+async def test_a_dead_connection_is_noticed_by_keepalives_and_made_again(
+    server: OpenSSHServer, directory: Path, road: Road, make_file: MakeFile, make_netfs: MakeNetfs
+) -> None:
+    netfs = make_netfs(server, known_hosts=road.known_hosts, keepalive_seconds=0.5, connect_timeout=4)
+    volume = await netfs.open_volume(netfs.parse_url(f"sshfs://{server.user}@127.0.0.1:{road.port}"))
+    file = await netfs.look_up(volume, make_file(directory / "a", b"12345"))
+    buffer = bytearray(5)
+    road.block()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(netfs.fetch, file, 0, memoryview(buffer), lambda n: None)
+        with trio.fail_after(20):
+            while road.n_connections < 2:  # noqa: ASYNC110 (another thread is waited for)
+                await trio.sleep(0.01)
+        road.clear()
+    assert buffer == b"12345"
+    await netfs.close_volume(volume)
+
+
+async def test_a_slow_read_that_goes_on_arriving_outlives_the_deadline(
+    server: OpenSSHServer, directory: Path, road: Road, make_file: MakeFile, make_netfs: MakeNetfs
+) -> None:
+    data = random.Random(4).randbytes(8 * MIB)
+    netfs = make_netfs(server, known_hosts=road.known_hosts, deadline_seconds=2, keepalive_seconds=0)
+    volume = await netfs.open_volume(netfs.parse_url(f"sshfs://{server.user}@127.0.0.1:{road.port}"))
+    file = await netfs.look_up(volume, make_file(directory / "a", data))
+    buffer = bytearray(len(data))
+
+    async def hold_up() -> None:
+        while True:
+            road.block()
+            await trio.sleep(0.2)
+            road.clear()
+            await trio.sleep(0.001)
+
+    began = trio.current_time()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(hold_up)
+        await netfs.fetch(file, 0, memoryview(buffer), lambda n: None)
+        nursery.cancel_scope.cancel()
+    assert buffer == data
+    assert trio.current_time() - began > 2, "the road was not slow enough to show anything"
+    await netfs.close_volume(volume)
+
+
+async def test_closing_a_volume_whose_server_does_not_answer_ends_in_time(
+    server: OpenSSHServer, road: Road, make_netfs: MakeNetfs
+) -> None:
+    netfs = make_netfs(server, known_hosts=road.known_hosts)
+    volume = await netfs.open_volume(netfs.parse_url(f"sshfs://{server.user}@127.0.0.1:{road.port}"))
+    await netfs.look_up(volume, str(server.root))
+    road.block()
+    with trio.fail_after(8):
+        await netfs.close_volume(volume)
