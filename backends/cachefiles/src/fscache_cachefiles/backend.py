@@ -128,6 +128,7 @@ class CachefilesBackend:
         self._root: Root | None = None
         self._work: Work | None = None
         self._master: Index | None = None
+        self._in_use: dict[str, CachefilesObject] = {}  # data objects that were looked up, by path
         #: Blocks that did not match their checksum since the cache was bound.
         self.verification_failures = 0
 
@@ -192,6 +193,12 @@ class CachefilesBackend:
             raise WorldError(f"{obj!r}: its parent is not an index", errno=errno.ENOBUFS)
         obj.place = Place(index, obj.cooked)
         obj.take_version()
+        if not obj.is_index:
+            elder = self._in_use.get(obj.place.path)
+            self._in_use[obj.place.path] = obj
+            if elder is not None and elder.retired and elder.backing is not None:
+                # It will delete what is stored when its turn comes, so we must not find that now.
+                await self._in_thread(self._bound().bury, obj.place, elder.backing.inode)
         for _ in range(_STALE_TRIES):
             try:
                 outcome = await (self._find_index(obj) if obj.is_index else self._find(obj))
@@ -314,6 +321,8 @@ class CachefilesBackend:
         work = self._bound()
         self._unlock_all(obj)
         if not obj.is_index:
+            if obj.place is not None and self._in_use.get(obj.place.path) is obj:
+                del self._in_use[obj.place.path]
             await self._in_thread(work.drop, obj)
             return
         index, obj.index = obj.index, None

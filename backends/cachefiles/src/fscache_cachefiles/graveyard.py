@@ -11,6 +11,7 @@ import contextlib
 import errno
 import itertools
 import os
+import secrets
 import stat
 import time
 
@@ -26,7 +27,9 @@ class Graveyard:
     def __init__(self, descriptor: int, ledger: Ledger) -> None:
         self.descriptor = descriptor
         self._ledger = ledger
-        self._counter = itertools.count(1)
+        # The reference counts from 0.  With many processes that would give them the same names in the
+        # same second, and a rename replaces an empty directory.
+        self._counter = itertools.count(secrets.randbits(32))
 
     def new_name(self) -> str:
         """A grave name that this process has not used: seconds and a counter, in hex."""
@@ -97,6 +100,11 @@ class Graveyard:
             self._ledger.discharge(weight)
             return True
         except FileNotFoundError:
+            return False
+        except OSError as error:
+            # Emptied, and then replaced: another process has buried something under this name.
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise
             return False
         finally:
             os.close(descriptor)

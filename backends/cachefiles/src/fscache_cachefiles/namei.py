@@ -95,6 +95,9 @@ class Namei:
         if descriptor is None:
             return None
         status = os.fstat(descriptor)
+        if not status.st_nlink:  # buried since we found it
+            os.close(descriptor)
+            return self.open_object(place)
         keep = contextlib.ExitStack()
         keep.callback(os.close, descriptor)
         try:
