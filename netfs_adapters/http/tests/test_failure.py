@@ -1,0 +1,68 @@
+"""How long a call goes on after failures."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+import trio
+
+from fscache_core.errors import OriginError, OriginTimeoutError, StaleError
+from netfs_http.failure import Failure, patience
+
+if TYPE_CHECKING:
+    from trio.testing import MockClock
+
+
+async def test_each_wait_is_longer_than_the_one_before_until_the_retries_are_used_up(
+    autojump_clock: MockClock,
+) -> None:
+    waits = []
+    failure = Failure(OriginError, "500", transient=True)
+    with patience(4, 1.0, 1000.0) as patient:
+        for _ in range(4):
+            before = trio.current_time()
+            await patient.wait(failure)
+            waits.append(trio.current_time() - before)
+        with pytest.raises(Failure, match="500"):
+            await patient.wait(failure)
+    assert len(waits) == 4
+    assert waits == sorted(waits)
+    assert waits[-1] <= 10
+
+
+async def test_the_origin_says_how_long_to_wait_and_the_deadline_how_long_at_most(
+    autojump_clock: MockClock,
+) -> None:
+    began = trio.current_time()
+    with patience(4, 1.0, 100.0) as patient:
+        await patient.wait(Failure(OriginError, "503", transient=True, retry_after_seconds=70))
+        assert trio.current_time() - began == pytest.approx(70)
+        with pytest.raises(Failure, match="429"):
+            await patient.wait(Failure(OriginError, "429", transient=True, retry_after_seconds=70))
+        assert trio.current_time() - began == pytest.approx(70)
+
+
+async def test_what_will_not_pass_is_not_waited_for(autojump_clock: MockClock) -> None:
+    began = trio.current_time()
+    with patience(4, 1.0, 100.0) as patient:
+        with pytest.raises(Failure, match="412"):
+            await patient.wait(Failure(StaleError, "412"))
+        assert trio.current_time() == began
+
+
+async def test_progress_moves_the_deadline(autojump_clock: MockClock) -> None:
+    began = trio.current_time()
+
+    async def progress_for_45_seconds() -> None:
+        with patience(4, 0.0, 10.0) as patient:
+            await patient.wait(Failure(OriginError, "500", transient=True))
+            for _ in range(5):
+                await trio.sleep(9)
+                patient.progressed()
+            await trio.sleep_forever()
+
+    with pytest.raises(Failure, match=r"nothing came for 10 s \(500\)") as caught:
+        await progress_for_45_seconds()
+    assert caught.value.kind is OriginTimeoutError
+    assert trio.current_time() - began == pytest.approx(55)
