@@ -117,6 +117,8 @@ class OpenSSHServer(_SftpServerFiles):
     The client key opens the account of every user ``sshd`` may switch to, so a test that runs as root can
     connect as another user of the machine to see permissions refused.
 
+    sshd lets nobody into a locked account (``!`` in the shadow file), whichever key they have.
+
     Raises:
       ServerNotInstalledError: no ``sshd`` or no ``ssh-keygen``.
     """
