@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING, TypeVar
+
+import trio
 
 from fscache_core.errors import CallerError, OriginError, StaleError
 from fscache_core.hookspecs import API_VERSION, DirectoryEntry, FileKind, Location, netfs_hook
@@ -16,12 +19,16 @@ from netfs_sshfs.volume import Volume
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Awaitable, Callable, Sequence
+    from collections.abc import AsyncIterable, Awaitable, Callable, Sequence
 
     from fscache_core.hookspecs import AuxOutcome, FileAttributes
     from netfs_sshfs.connection import Connection, Session
+    from netfs_sshfs.writing import Writer
 
 T = TypeVar("T")
+
+_BATCH_SIZE = 4 << 20  #: bytes of a stream gathered before they are sent
+_CLEAN_UP_SECONDS = 5.0
 
 
 class SshfsNetfs:
@@ -131,7 +138,7 @@ class SshfsNetfs:
         target = _volume(volume)
         _check_path(path)
 
-        async def ask(session: Session) -> Version:
+        async def ask(session: Session, progressed: Callable[[], None]) -> Version:
             asked_ns = time.time_ns()
             attributes = await session.sftp.stat(wire_path(path))
             return Version.from_attributes(attributes, asked_ns, target.options.clock_margin_ns)
@@ -172,7 +179,7 @@ class SshfsNetfs:
         target = _volume(volume)
         _check_path(path)
 
-        async def ask(session: Session) -> list[DirectoryEntry]:
+        async def ask(session: Session, progressed: Callable[[], None]) -> list[DirectoryEntry]:
             asked_ns = time.time_ns()
             entries = []
             for entry in await session.sftp.readdir(wire_path(path)):
@@ -187,14 +194,110 @@ class SshfsNetfs:
 
         return await _do(target, target.describe(path), ask, repeat=True)
 
+    # Writing through.
 
-async def _do(volume: Volume, what: str, work: Callable[[Session], Awaitable[T]], *, repeat: bool) -> T:
+    @netfs_hook
+    async def put_file(
+        self, volume: object, path: str, source: AsyncIterable[bytes], replaces: object | None
+    ) -> File:
+        target = _volume(volume)
+        _check_path(path)
+        what = target.describe(path)
+        raw_path = wire_path(path)
+        replaced = None if replaces is None else _file(replaces).known_version
+        batch = bytearray()
+        upload = await _do(target, what, lambda s, _: s.writer.begin_upload(raw_path), repeat=False)
+
+        async def write(_: Session, progressed: Callable[[], None]) -> None:
+            await upload.write(batch, progressed)
+            batch.clear()
+
+        try:
+            async for chunk in source:
+                batch += chunk
+                if len(batch) >= _BATCH_SIZE:
+                    await _do(target, what, write, repeat=False)
+            await _do(target, what, write, repeat=False)
+            version = await _do(target, what, lambda *_: upload.commit(replaced), repeat=False)
+        except BaseException:
+            with trio.move_on_after(_CLEAN_UP_SECONDS, shield=True), suppress(OriginError):
+                await _do(target, what, lambda s, _: s.writer.abandon(upload), repeat=True)
+            raise
+        return File(target, path, version)
+
+    @netfs_hook
+    async def store(self, netfs_data: object, offset: int, buffer: memoryview) -> File:
+        span = f", bytes {offset} to {offset + len(buffer) - 1}"
+        return await _change(_file(netfs_data), span, offset=offset, buffer=buffer)
+
+    @netfs_hook
+    async def truncate(self, netfs_data: object, size: int) -> File:
+        return await _change(_file(netfs_data), "", size=size)
+
+    @netfs_hook
+    async def rename(self, volume: object, path: str, new_path: str) -> None:
+        _check_path(new_path)
+        raw_path, raw_new_path = wire_path(path), wire_path(new_path)
+        await _alter(volume, path, lambda writer: writer.rename(raw_path, raw_new_path))
+
+    @netfs_hook
+    async def unlink(self, volume: object, path: str) -> None:
+        await _alter(volume, path, lambda writer: writer.unlink(wire_path(path)))
+
+    @netfs_hook
+    async def mkdir(self, volume: object, path: str, mode: int) -> None:
+        await _alter(volume, path, lambda writer: writer.mkdir(wire_path(path), mode))
+
+    @netfs_hook
+    async def rmdir(self, volume: object, path: str) -> None:
+        await _alter(volume, path, lambda writer: writer.rmdir(wire_path(path)))
+
+    @netfs_hook
+    async def symlink(self, volume: object, target: str, path: str) -> None:
+        raw_target = target.encode("utf-8", "surrogateescape")
+        await _alter(volume, path, lambda writer: writer.symlink(raw_target, wire_path(path)))
+
+    @netfs_hook
+    async def chmod(self, volume: object, path: str, mode: int) -> None:
+        await _alter(volume, path, lambda writer: writer.chmod(wire_path(path), mode))
+
+    @netfs_hook
+    async def utimens(self, volume: object, path: str, atime_ns: int, mtime_ns: int) -> None:
+        await _alter(volume, path, lambda writer: writer.utimens(wire_path(path), atime_ns, mtime_ns))
+
+
+async def _do(
+    volume: Volume,
+    what: str,
+    work: Callable[[Session, Callable[[], None]], Awaitable[T]],
+    *,
+    repeat: bool,
+) -> T:
     """Do something with a session of the volume; see `Connection.use`."""
 
     async def job(connection: Connection, report: Callable[[int], None]) -> T:
-        return await connection.use(what, lambda session, progressed: work(session), repeat=repeat)
+        return await connection.use(what, work, repeat=repeat)
 
     return await volume.run(job)
+
+
+async def _alter(volume: object, path: str, work: Callable[[Writer], Awaitable[None]]) -> None:
+    """Do something that may have been done even if the connection was lost before the answer came."""
+    target = _volume(volume)
+    _check_path(path)
+    await _do(target, target.describe(path), lambda session, _: work(session.writer), repeat=False)
+
+
+async def _change(
+    file: File, span: str, *, offset: int = 0, buffer: memoryview | None = None, size: int | None = None
+) -> File:
+    """Change an existing file; returns it in its new version."""
+    raw_path, old = file.wire_path, file.known_version
+
+    async def work(session: Session, progressed: Callable[[], None]) -> Version:
+        return await session.writer.change(raw_path, old, progressed, offset=offset, buffer=buffer, size=size)
+
+    return File(file.volume, file.path, await _do(file.volume, f"{file}{span}", work, repeat=False))
 
 
 def _volume(volume: object) -> Volume:

@@ -19,6 +19,7 @@ from fscache_core.errors import FscacheError, OriginTimeoutError, OriginUnreacha
 from netfs_sshfs.faults import FAULTS, LOST, about, why_failed, why_not_connected
 from netfs_sshfs.handles import Handles
 from netfs_sshfs.url import DEFAULT_PORT
+from netfs_sshfs.writing import Writer
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
@@ -44,6 +45,7 @@ class Session:
         self.connection = connection
         self.sftp = sftp
         self.handles = Handles(sftp, options)
+        self.writer = Writer(sftp, self.handles, options)
 
     async def close(self) -> None:
         self.connection.close()
@@ -138,7 +140,8 @@ class Connection:
                         except LOST as error:
                             self._drop(session)
                             if not repeat:
-                                raise
+                                cause = f"{why_failed(error)}; whether it was done is not known"
+                                raise OriginUnreachableError(cause) from error
                             unreachable = why_failed(error)
                     await asyncio.sleep(next(pauses))
         except FscacheError as error:

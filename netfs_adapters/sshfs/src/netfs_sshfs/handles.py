@@ -114,7 +114,7 @@ class Handles:
         try:
             await handle.check()
         except BaseException:
-            self._close(handle)
+            self.close_later(handle.remote)
             raise
         return handle
 
@@ -138,17 +138,18 @@ class Handles:
                 if _succeeded(opening) and not opening.result().n_readers
             ]
             for reference in idle[:excess]:
-                self._close(self._opened.pop(reference).result())
+                self.close_later(self._opened.pop(reference).result().remote)
 
     def _discard(self, opening: asyncio.Task[Handle]) -> None:
         def opened(done: asyncio.Task[Handle]) -> None:
             if _succeeded(done):
-                self._close(done.result())
+                self.close_later(done.result().remote)
 
         opening.add_done_callback(opened)
 
-    def _close(self, handle: Handle) -> None:
-        closing = asyncio.create_task(_close(handle.remote))
+    def close_later(self, remote: asyncssh.SFTPClientFile) -> None:
+        """Close a file without waiting until that is done."""
+        closing = asyncio.create_task(_close(remote))
         self._closing.add(closing)
         closing.add_done_callback(self._closing.discard)
 
