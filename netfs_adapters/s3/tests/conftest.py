@@ -9,35 +9,29 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from fscache_core.testing.s3_server import MotoServer, S3Server, s3_server
-from fscache_core.testing.workspace import ServerNotInstalledError
 from netfs_s3 import S3Netfs
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
+    from collections.abc import AsyncIterator
 
+    from fscache_core.testing.s3_server import S3Server
     from netfs_s3.bucket import Bucket
     from netfs_s3.netfs import S3File
 
-BUCKET = "test-bucket"
+BUCKET = "netfs-s3-test"
+VERSIONED = "netfs-s3-test-versioned"
 
 
 @pytest.fixture(scope="session")
-def server() -> Iterator[S3Server]:
-    try:
-        server = MotoServer() if os.environ.get("MOTO") else s3_server()
-    except ServerNotInstalledError as error:
-        pytest.skip(str(error))
-    with server:
-        server.create_bucket(BUCKET)
-        server.create_bucket("test-versioned", versioning=True)
-        yield server
+def server(fscache_s3: S3Server) -> S3Server:
+    fscache_s3.create_bucket(BUCKET)
+    fscache_s3.create_bucket(VERSIONED, versioning=True)
+    return fscache_s3
 
 
 @pytest.fixture(autouse=True)
 def environment(monkeypatch: pytest.MonkeyPatch, tmp_path: object) -> None:
     """No account of whoever runs the tests; and nobody asks the metadata service of a cloud."""
-    import os
 
     for name in list(os.environ):
         if name.startswith("AWS_"):

@@ -212,7 +212,8 @@ def test_the_default_is_aws_as_this_machine() -> None:
 def test_variables_win_over_files_and_a_named_profile_over_variables(tmp_path: Path) -> None:
     files = _write(
         tmp_path,
-        config="[default]\nregion=eu-west-1\nendpoint_url=http://default:1\n[profile lab]\nregion = ap-south-1\n",
+        config="[default]\nregion=eu-west-1\nendpoint_url=http://default:1\n"
+        "[profile lab]\nregion = ap-south-1\n",
         credentials="[default]\naws_access_key_id=D\naws_secret_access_key=d%d\n"
         "[lab]\naws_access_key_id=L\naws_secret_access_key=l\naws_session_token=t\n",
     )

@@ -10,7 +10,7 @@ import trio
 
 from fscache_core.errors import CallerError, OriginNotFoundError, OriginPermissionError, StaleError
 from fscache_core.hookspecs import AuxOutcome, FileKind, Strength
-from netfs_adapters.s3.tests.conftest import BUCKET, Reader, reading
+from netfs_adapters.s3.tests.conftest import BUCKET, VERSIONED, Reader, reading
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -142,7 +142,7 @@ async def test_an_overwritten_object_is_stale(account: S3Server, reader: Reader)
     account.put(BUCKET, "changing", b"b" * 100)
     with pytest.raises(StaleError) as raised:
         await reader.fetch(file, 10, 20)
-    assert "s3://test-bucket/changing" in str(raised.value)
+    assert f"s3://{BUCKET}/changing" in str(raised.value)
     assert "bytes 10-29" in str(raised.value)
     assert account.endpoint in str(raised.value)
     assert reader.arrivals == []
@@ -185,19 +185,19 @@ async def test_the_same_bytes_stored_again_keep_the_cache(account: S3Server, rea
 async def test_an_overwritten_version_is_still_read_where_the_bucket_keeps_versions(
     account: S3Server,
 ) -> None:
-    account.put("test-versioned", "doc", b"version 1")
-    async with reading("s3://test-versioned") as reader:
+    account.put(VERSIONED, "doc", b"version 1")
+    async with reading(f"s3://{VERSIONED}") as reader:
         file = await reader.look_up("doc")
-        account.put("test-versioned", "doc", b"VERSION 2")
+        account.put(VERSIONED, "doc", b"VERSION 2")
         assert await reader.fetch(file) == b"version 1"
-        account.delete("test-versioned", "doc")
+        account.delete(VERSIONED, "doc")
         assert await reader.fetch(file) == b"version 1"
 
 
 async def test_a_version_is_read_by_its_id(account: S3Server) -> None:
-    first = account.put("test-versioned", "by-id", b"version 1").version_id
-    second = account.put("test-versioned", "by-id", b"VERSION TWO").version_id
-    async with reading("s3://test-versioned") as reader:
+    first = account.put(VERSIONED, "by-id", b"version 1").version_id
+    second = account.put(VERSIONED, "by-id", b"VERSION TWO").version_id
+    async with reading(f"s3://{VERSIONED}") as reader:
         assert await reader.read(f"by-id?versionId={first}") == b"version 1"
         assert await reader.read(f"by-id?versionId={second}") == b"VERSION TWO"
         assert await reader.read("by-id") == b"VERSION TWO"

@@ -19,14 +19,15 @@ from fscache_core.hookspecs import (
 )
 from netfs_s3.account import resolve_account
 from netfs_s3.arrival import Arrival
-from netfs_s3.bucket import Bucket
+from netfs_s3.bucket import PART_SIZE, Bucket
 from netfs_s3.fault import Fault, FaultKind
-from netfs_s3.location import SCHEME, ObjectName, parse_path, split_url
+from netfs_s3.location import SCHEME, ObjectName, parse_path, printable, split_url
 from netfs_s3.retry import Deadlines
+from netfs_s3.upload import Upload
 from netfs_s3.version import ObjectVersion
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import AsyncIterable, Callable, Sequence
 
 _KEY_SIZE_MAX = 511
 #: What a listing may fail with to explain a failure of HEAD.
@@ -249,6 +250,36 @@ class S3Netfs:
             raise Fault(FaultKind.NOT_FOUND, "no such directory").error(volume.describe(name))
         entries.sort(key=lambda entry: entry.name)
         return entries
+
+    # -- writing through -------------------------------------------------------------------
+
+    @netfs_hook
+    async def put_file(
+        self, volume: Bucket, path: str, source: AsyncIterable[bytes], replaces: S3File | None
+    ) -> S3File:
+        """Other clients see the object whole or not at all; what `Bucket.put` says of ``replaces`` holds."""
+        name = _writable_name(path)
+        version = None if replaces is None else replaces.known_version()
+        try:
+            return S3File(volume, name, await volume.put(name, Upload(source, PART_SIZE), version))
+        except Fault as fault:
+            raise fault.error(volume.describe(name)) from None
+
+    @netfs_hook
+    async def unlink(self, volume: Bucket, path: str) -> None:
+        """Removing what is not there is no error: S3 does not tell, and a repeated request must not fail."""
+        name = _writable_name(path)
+        try:
+            await volume.delete(name)
+        except Fault as fault:
+            raise fault.error(volume.describe(name)) from None
+
+
+def _writable_name(path: str) -> ObjectName:
+    name = parse_path(path)
+    if not name.key or name.version_id is not None:
+        raise CallerError(f"neither a bucket nor one version of an object is written: {printable(path)!r}")
+    return name
 
 
 def _prefix(key: str) -> str:

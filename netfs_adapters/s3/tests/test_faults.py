@@ -1,0 +1,303 @@
+"""An origin that is slow, silent, broken, gone, or changes while it is read."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+import trio
+import trio.testing
+
+from fscache_core.errors import (
+    OriginError,
+    OriginNotFoundError,
+    OriginPermissionError,
+    OriginTimeoutError,
+    OriginUnreachableError,
+    StaleError,
+)
+from fscache_core.hookspecs import Strength
+from fscache_core.testing.http_origin import CountingOrigin, Fault, Stall
+from fscache_core.testing.workspace import free_port
+from netfs_adapters.s3.tests.conftest import Reader, reading
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterator
+
+DATA = os.urandom(1_500_000)
+PATH = "photos/cat.jpg"
+
+
+@pytest.fixture
+def origin() -> Iterator[CountingOrigin]:
+    """Answers GET and HEAD of objects as S3 does, listings not at all, and misbehaves as told."""
+    with CountingOrigin({PATH: DATA}) as origin:
+        yield origin
+
+
+@pytest.fixture
+async def reader(origin: CountingOrigin) -> AsyncIterator[Reader]:
+    async with reading("s3://photos", endpoint=origin.url(), anonymous=True, deadline_seconds=20) as reader:
+        yield reader
+
+
+def assert_one_line_naming(error: OriginError, *parts: str) -> None:
+    text = str(error)
+    assert "\n" not in text
+    assert "Debug" not in text
+    assert "{" not in text
+    for part in ("s3://photos/cat.jpg", *parts):
+        assert part in text
+
+
+# -- what passes -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("status", [429, 500, 502, 503, 504])
+async def test_a_busy_origin_is_asked_again(origin: CountingOrigin, reader: Reader, status: int) -> None:
+    origin.fault(PATH, Fault(status=status), times=2)
+    file = await reader.look_up("cat.jpg")
+    origin.fault(PATH, Fault(status=status), times=2)
+    assert await reader.fetch(file) == DATA
+    assert [exchange.status for exchange in origin.exchanges] == [status, status, 200, status, status, 206]
+
+
+@pytest.mark.parametrize(
+    "fault", [Fault(reset_after=700_000), Fault(short_by=800_000)], ids=["reset", "short"]
+)
+async def test_a_broken_transfer_goes_on_where_it_broke(
+    origin: CountingOrigin, reader: Reader, fault: Fault
+) -> None:
+    file = await reader.look_up("cat.jpg")
+    origin.fault(PATH, fault)
+    assert await reader.fetch(file) == DATA
+    (_, first), (again, last) = origin.ranges_for(PATH)
+    assert first == last == len(DATA) - 1
+    # A reset may take with it what the client's kernel had received.
+    assert (0 if fault.reset_after else 1) <= again <= 700_000
+    assert reader.arrivals == sorted(set(reader.arrivals))
+
+
+async def test_an_origin_that_breaks_several_times_is_read_to_the_end(
+    origin: CountingOrigin, reader: Reader
+) -> None:
+    file = await reader.look_up("cat.jpg")
+    origin.fault(PATH, Fault(reset_after=700_000), times=4)
+    assert await reader.fetch(file) == DATA
+    assert len(origin.ranges_for(PATH)) > 2
+
+
+async def test_a_silent_transfer_is_begun_anew(origin: CountingOrigin) -> None:
+    stall = Stall(after=500_000)
+    async with reading("s3://photos", endpoint=origin.url(), anonymous=True, deadline_seconds=3) as reader:
+        file = await reader.look_up("cat.jpg")
+        origin.fault(PATH, Fault(stall=stall))
+        assert await reader.fetch(file) == DATA
+        assert len(origin.ranges_for(PATH)) == 2
+
+
+async def test_an_origin_that_comes_back_is_read_on(origin: CountingOrigin) -> None:
+    async with reading("s3://photos", endpoint=origin.url(), anonymous=True, connect_seconds=60) as reader:
+        file = await reader.look_up("cat.jpg")
+        origin.stop()
+        buffer = bytearray(len(DATA))
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(reader.netfs.fetch, file, 0, memoryview(buffer), reader.arrivals.append)
+            await trio.testing.wait_all_tasks_blocked()
+            origin.start()
+        assert buffer == DATA
+
+
+# -- what does not pass --------------------------------------------------------------------
+
+
+async def test_a_busy_origin_is_reported_at_the_deadline(origin: CountingOrigin) -> None:
+    async with reading("s3://photos", endpoint=origin.url(), anonymous=True, deadline_seconds=0.5) as reader:
+        file = await reader.look_up("cat.jpg")
+        origin.fault(PATH, Fault(status=503), times=1000)
+        with pytest.raises(OriginError) as raised:
+            await reader.fetch(file, 10, 90)
+        assert type(raised.value) is OriginError
+        assert_one_line_naming(
+            raised.value, origin.url().rstrip("/"), "bytes 10-99", "503 Service Unavailable"
+        )
+
+
+async def test_a_silent_origin_is_reported_at_the_deadline(origin: CountingOrigin) -> None:
+    async with reading("s3://photos", endpoint=origin.url(), anonymous=True, deadline_seconds=0.6) as reader:
+        file = await reader.look_up("cat.jpg")
+        origin.fault(PATH, Fault(stall=Stall(after=0)), times=1000)
+        with pytest.raises(OriginTimeoutError) as raised:
+            await reader.fetch(file)
+        assert_one_line_naming(raised.value, "no answer")
+        assert len(origin.ranges_for(PATH)) > 1
+
+
+@pytest.mark.parametrize(
+    ("status", "kind"),
+    [(401, OriginPermissionError), (403, OriginPermissionError), (400, OriginError), (416, StaleError)],
+)
+async def test_a_refusal_is_reported_at_once(
+    origin: CountingOrigin, reader: Reader, status: int, kind: type[OriginError]
+) -> None:
+    file = await reader.look_up("cat.jpg")
+    origin.fault(PATH, Fault(status=status), times=1000)
+    with pytest.raises(OriginError) as raised:
+        await reader.fetch(file)
+    assert type(raised.value) is kind
+    assert_one_line_naming(raised.value, str(status))
+    assert len(origin.ranges_for(PATH)) == 1
+
+
+async def test_a_missing_key_is_not_found(reader: Reader) -> None:
+    with pytest.raises(OriginNotFoundError):
+        await reader.look_up("dog.jpg")
+
+
+@pytest.mark.parametrize(
+    "endpoint", ["http://127.0.0.1:{port}", "http://host.invalid:{port}"], ids=["refused", "dns"]
+)
+@pytest.mark.parametrize("path", ["cat.jpg", "odd//cat.jpg", ""])
+async def test_an_origin_that_is_not_there_is_reported_in_one_line(endpoint: str, path: str) -> None:
+    url = endpoint.format(port=free_port())
+    async with reading("s3://photos", endpoint=url, anonymous=True, connect_seconds=0.3) as reader:
+        with trio.fail_after(30), pytest.raises(OriginUnreachableError) as raised:
+            await reader.look_up(path)
+        assert url in str(raised.value)
+        assert "refused" in str(raised.value) or "Name or service" in str(raised.value)
+        assert "\n" not in str(raised.value)
+
+
+async def test_no_credentials_anywhere_is_a_permission_error(origin: CountingOrigin) -> None:
+    async with reading("s3://photos", endpoint=origin.url()) as reader:
+        with pytest.raises(OriginPermissionError, match="no credentials"):
+            await reader.look_up("cat.jpg")
+    assert origin.n_requests == 0
+
+
+# -- another version ---------------------------------------------------------------------------
+
+
+async def test_a_change_in_the_middle_of_a_transfer_keeps_what_had_arrived(
+    origin: CountingOrigin, reader: Reader
+) -> None:
+    file = await reader.look_up("cat.jpg")
+    stall = Stall(after=1_000_000)
+    origin.fault(PATH, Fault(stall=stall, reset_after=1_200_000))
+    buffer = bytearray(len(DATA))
+
+    async def change() -> None:
+        await trio.to_thread.run_sync(stall.wait_reached)
+        origin.put(PATH, os.urandom(len(DATA)))
+        stall.release()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(change)
+        with pytest.raises(StaleError):
+            await reader.netfs.fetch(file, 0, memoryview(buffer), reader.arrivals.append)
+    arrived = reader.arrivals[-1]
+    assert 0 < arrived < len(DATA)
+    assert buffer[:arrived] == DATA[:arrived]
+
+
+async def test_a_server_that_ignores_if_match_is_found_out(origin: CountingOrigin, reader: Reader) -> None:
+    origin.validators = "weak"  # If-Match cannot be asked of a weak ETag
+    file = await reader.look_up("cat.jpg")
+    assert reader.netfs.get_attr(file).strength is Strength.WEAK
+    assert await reader.fetch(file, 0, 100) == DATA[:100]
+    origin.put(PATH, os.urandom(len(DATA)))
+    with pytest.raises(StaleError, match="ETag"):
+        await reader.fetch(file, 0, 100)
+    assert reader.arrivals == []
+
+
+async def test_without_any_validator_the_size_is_all_that_is_checked(
+    origin: CountingOrigin, reader: Reader
+) -> None:
+    origin.validators = "none"
+    file = await reader.look_up("cat.jpg")
+    assert reader.netfs.get_attr(file).strength is Strength.NONE
+    origin.put(PATH, DATA + b"x")
+    with pytest.raises(StaleError, match="size"):
+        await reader.fetch(file, 0, 100)
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [Fault(truncated_by=1000), Fault(extra=1000), Fault(content_range="bytes 0-9/1500000")],
+    ids=["shorter", "longer", "other range"],
+)
+async def test_an_answer_of_the_wrong_size_is_never_taken(
+    origin: CountingOrigin, reader: Reader, fault: Fault
+) -> None:
+    file = await reader.look_up("cat.jpg")
+    origin.fault(PATH, fault)
+    with pytest.raises(OriginError) as raised:
+        await reader.fetch(file, 1000, 5000)
+    assert_one_line_naming(raised.value, "bytes 1000-5999")
+
+
+async def test_a_server_without_ranges_is_an_error_that_says_so(
+    origin: CountingOrigin, reader: Reader
+) -> None:
+    origin.ranges = False
+    file = await reader.look_up("cat.jpg")
+    with pytest.raises(OriginError, match="range"):
+        await reader.fetch(file, 0, 100)
+
+
+# -- cancellation ------------------------------------------------------------------------------
+
+
+async def test_a_cancelled_fetch_ends_at_once_and_leaves_the_buffer_alone(
+    origin: CountingOrigin, reader: Reader
+) -> None:
+    file = await reader.look_up("cat.jpg")
+    stall = Stall(after=1_000_000)
+    origin.fault(PATH, Fault(stall=stall))
+    buffer = bytearray(len(DATA))
+    with trio.fail_after(10), trio.CancelScope() as scope:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(reader.netfs.fetch, file, 0, memoryview(buffer), reader.arrivals.append)
+            await trio.to_thread.run_sync(stall.wait_reached)
+            while not reader.arrivals:
+                await trio.lowlevel.checkpoint()
+            scope.cancel()
+    assert scope.cancelled_caught
+    arrived = reader.arrivals[-1]
+    assert buffer[:arrived] == DATA[:arrived]
+    n_arrivals = len(reader.arrivals)
+    buffer[:] = bytes(len(buffer))
+    stall.release()
+    # closing waits for the thread that was left behind
+    await reader.netfs.close_volume(reader.volume)
+    assert not any(buffer)
+    assert len(reader.arrivals) == n_arrivals
+
+
+async def test_waiting_before_a_retry_is_cancelled_at_once(origin: CountingOrigin, reader: Reader) -> None:
+    origin.fault(PATH, Fault(status=503), times=1000)
+    with trio.fail_after(10), trio.move_on_after(0.5) as scope:
+        await reader.look_up("cat.jpg")
+    assert scope.cancelled_caught
+
+
+async def test_a_process_that_ends_in_the_middle_of_a_fetch_ends_cleanly(origin: CountingOrigin) -> None:
+    """The thread that was left behind is inside Rust while the interpreter goes down."""
+    stall = Stall(after=1_000_000)
+    origin.fault(PATH, Fault(stall=stall), times=1000)
+    program = f"""
+import trio, netfs_s3
+async def main():
+    netfs = netfs_s3.S3Netfs(endpoint={origin.url()!r}, anonymous=True)
+    volume = await netfs.open_volume(netfs.parse_url('s3://photos'))
+    file = await netfs.look_up(volume, 'cat.jpg')
+    with trio.CancelScope() as scope:
+        await netfs.fetch(file, 0, memoryview(bytearray({len(DATA)})), lambda n: scope.cancel())
+trio.run(main)
+print("end")
+"""
+    run = await trio.run_process([sys.executable, "-c", program], capture_stdout=True, capture_stderr=True)
+    assert (run.returncode, run.stdout, run.stderr) == (0, b"end\n", b"")
