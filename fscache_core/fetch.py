@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from fscache_core.errors import FscacheError, PluginError
+from fscache_core.errors import FscacheError, OfflineError, PluginError
 from fscache_core.folio import PAGE_SHIFT, PAGE_SIZE, Folio, PageRuns, page_count
 from fscache_core.outcome import WriteOutcome
 from fscache_core.page import lock_pages, read_or_alloc_pages, unlock_pages, write_page_nowait
@@ -168,6 +168,10 @@ class Fetch:
         stats = inode.volume.stats
         folio = self._folio(first, n_pages)
         size = len(folio.buffer)
+        if inode.volume.coherency.offline:
+            raise OfflineError(
+                f"{inode}: offline, and bytes {folio.offset} to {folio.offset + size - 1} are not cached"
+            )
         at = 0  # bytes arrived
         ready = 0  # whole pages made ready
         kept = 0  # pages handed to the cache

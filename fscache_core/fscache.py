@@ -297,15 +297,17 @@ async def open_fscache(
     """
     if isinstance(coherency, str):
         coherency = Coherency.parse(coherency, offline=offline, stale_if_error=stale_if_error)
+    # What the body raises goes on as it is, not as a group: no task of ours has a part in it.
+    raised: BaseException | None = None
     async with trio.open_nursery() as nursery:
-        domain = Domain(nursery, limits or Limits())
-        fscache = FsCache(domain, coherency, readahead or Readahead())
+        fscache = FsCache(Domain(nursery, limits or Limits()), coherency, readahead or Readahead())
         for url, chosen in (volumes or {}).items():
             fscache.set_coherency(url, chosen)
-        store = False
         try:
             yield fscache
-            store = fscache.store_at_close
-        finally:
-            with trio.CancelScope(shield=True):  # bounded: every hook is
-                await fscache.close(store=store)
+        except BaseException as error:
+            raised = error
+        with trio.CancelScope(shield=True):  # bounded: every hook is
+            await fscache.close(store=fscache.store_at_close and raised is None)
+    if raised is not None:
+        raise raised

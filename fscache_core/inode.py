@@ -16,7 +16,7 @@ import trio
 from fscache_core.cookie import Cookie, CookieDefinition, acquire_cookie
 from fscache_core.errors import CallerError, StaleError
 from fscache_core.fetch import Fetch
-from fscache_core.folio import PAGE_SHIFT, Folio, PageRuns, page_count
+from fscache_core.folio import PAGE_SHIFT, PAGE_SIZE, Folio, PageRuns, page_count
 from fscache_core.hookspecs import FileAttributes, Strength
 from fscache_core.outcome import AuxOutcome, CookieType
 from fscache_core.page import read_or_alloc_pages
@@ -40,6 +40,7 @@ class Inode:
         "_damaged_seen",
         "_evicted",
         "_kept",
+        "_n_ended",
         "attributes",
         "checked_at",
         "cookie",
@@ -71,6 +72,7 @@ class Inode:
         self._evicted: trio.Event | None = None
         self._kept: list[Fetch] = []
         self._damaged_seen = 0
+        self._n_ended = 0  # fetches that are over
         self.cookie: Cookie = acquire_cookie(volume.domain, volume.cookie, volume.definition, self)
 
     def __str__(self) -> str:
@@ -140,8 +142,13 @@ class Inode:
         first, stats = offset >> PAGE_SHIFT, self.volume.stats
         end = page_count(offset + len(buffer))
         have, asked, missed = PageRuns(), PageRuns(), False
+        n_ended = self._n_ended
         while (gap := next(have.gaps(first, end - first), None)) is not None:
             page, n_pages = gap
+            if n_ended != self._n_ended:
+                # What was a hole when the cache was asked may have been filled by a fetch that is over.
+                n_ended = self._n_ended
+                asked.clear()
             fetch = self._fetch_of(page)
             if fetch is not None:
                 missed = True
@@ -161,8 +168,9 @@ class Inode:
                 continue
             if unasked is not None:
                 n_pages = unasked[0] - page
-            asked.remove(page, n_pages)  # a fetch that ends meanwhile leaves its pages in the cache
-            await self._start_fetches(page, n_pages, ahead)
+            await self._wait_store_room()
+            if n_ended == self._n_ended and self._fetch_of(page) is None:
+                self._start_fetches(page, self._until_fetch(page, n_pages), ahead)
         if missed:
             stats.misses += 1
         else:
@@ -233,16 +241,19 @@ class Inode:
         ]
         return min(starts) - page if starts else n_pages
 
-    async def _start_fetches(self, page: int, n_pages: int, ahead: int) -> None:
+    async def _wait_store_room(self) -> None:
+        """Wait while the cache is so much slower than the origin that memory would fill up."""
+        domain = self.volume.domain
+        while domain.stores_size > domain.limits.store_size:
+            await domain.stores_changed.park()
+
+    def _start_fetches(self, page: int, n_pages: int, ahead: int) -> None:
         """Start fetching a gap, at most a window of it; and what lies ahead, if the reader wants that."""
         domain, limits = self.volume.domain, self.volume.readahead
-        while domain.stores_size > domain.limits.store_size:  # the cache is slower than the origin
-            await domain.stores_changed.park()
-        if self._fetch_of(page) is not None:
-            return
-        if not self.cookie.objects and domain.has_caches:
+        obj = self.cookie.object
+        if domain.has_caches and (obj is None or not obj.active):
             self.volume.stats.fallbacks += 1
-        window = limits.max_size >> PAGE_SHIFT
+        window = max(limits.max_size, limits.fetch_size, PAGE_SIZE) >> PAGE_SHIFT
         self._start_run(page, min(n_pages, window), ask_cache=False)
         last = page + min(n_pages, window)
         if n_pages <= window and ahead > last << PAGE_SHIFT:
@@ -273,6 +284,7 @@ class Inode:
     def fetch_ended(self, fetch: Fetch) -> None:
         """Called by a fetch's task at its end."""
         self.fetches.remove(fetch)
+        self._n_ended += 1
         if isinstance(fetch.error, StaleError):
             self.become_stale()
         if not fetch.stored and self.n_open:

@@ -1,0 +1,433 @@
+"""Files over cache and origin: right bytes, fetched once, few bytes."""
+
+from __future__ import annotations
+
+import random
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+import pytest
+import trio
+import trio.testing
+from fscache_memory import MemoryBackend
+
+from fscache_core import (
+    CallerError,
+    FsCache,
+    OfflineError,
+    OriginError,
+    OriginNotFoundError,
+    OriginUnreachableError,
+    Readahead,
+    StaleError,
+    open_fscache,
+)
+from fscache_core.testing.http_origin import CountingOrigin, Fault, Stall
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+MIB = 1 << 20
+
+
+def content(size: int, seed: int = 1) -> bytes:
+    return random.Random(seed).randbytes(size)
+
+
+@asynccontextmanager
+async def memory_cache(backend: MemoryBackend | None = None, **options: object) -> AsyncIterator[FsCache]:
+    async with open_fscache(**options) as fscache:  # type: ignore[arg-type]
+        await fscache.add_cache(backend or MemoryBackend())
+        yield fscache
+
+
+async def read_all(fscache: FsCache, url: str, piece: int = 100_000) -> bytes:
+    async with await fscache.open_file(url) as file:
+        pieces = []
+        while data := await file.read(sum(map(len, pieces)), piece):
+            pieces.append(data)
+        return b"".join(pieces)
+
+
+async def test_what_is_read_is_what_the_origin_has(fscache_http_origin: CountingOrigin) -> None:
+    fscache_http_origin.put("a", data := content(3 * MIB + 123))
+    async with memory_cache() as fscache:
+        assert await read_all(fscache, fscache_http_origin.url("a")) == data
+
+
+async def test_a_second_read_costs_the_origin_no_byte(fscache_http_origin: CountingOrigin) -> None:
+    origin = fscache_http_origin
+    origin.put("a", data := content(3 * MIB + 123))
+    async with memory_cache() as fscache:
+        await read_all(fscache, origin.url("a"))
+        assert origin.bytes_sent == len(data)
+        assert await read_all(fscache, origin.url("a")) == data
+        assert origin.bytes_sent == len(data)
+        (volume,) = fscache.volumes
+        assert volume.stats.bytes_from_origin == len(data)
+
+
+async def test_what_one_run_fetched_the_next_one_finds(fscache_http_origin: CountingOrigin) -> None:
+    origin = fscache_http_origin
+    origin.put("a", data := content(MIB + 1))
+    backend = MemoryBackend()
+    async with memory_cache(backend) as fscache:
+        await read_all(fscache, origin.url("a"))
+    async with memory_cache(backend) as fscache:
+        assert await read_all(fscache, origin.url("a")) == data
+    assert origin.bytes_sent == len(data)
+
+
+@pytest.mark.parametrize("size", [0, 1, 4095, 4096, 4097, 65536, 65537])
+async def test_a_file_of_any_size_is_cached_whole(fscache_http_origin: CountingOrigin, size: int) -> None:
+    origin = fscache_http_origin
+    origin.put("a", data := content(size))
+    backend = MemoryBackend()
+    for _ in range(2):
+        async with memory_cache(backend) as fscache:
+            assert await read_all(fscache, origin.url("a")) == data
+    assert origin.bytes_sent == size
+
+
+async def test_random_reads_return_the_right_bytes_and_fetch_little(
+    fscache_http_origin: CountingOrigin,
+) -> None:
+    origin = fscache_http_origin
+    origin.put("a", data := content(16 * MIB))
+    offsets = random.Random(2).sample(range(16 * MIB - 65536), 10)
+    async with memory_cache() as fscache, await fscache.open_file(origin.url("a")) as file:
+        for offset in offsets:
+            assert await file.read(offset, 65536) == data[offset : offset + 65536]
+    assert origin.bytes_sent <= 2.0 * 10 * 65536
+
+
+async def test_a_read_across_cached_and_uncached_pages_fetches_only_the_gaps(
+    fscache_http_origin: CountingOrigin,
+) -> None:
+    origin = fscache_http_origin
+    origin.put("a", data := content(MIB))
+    async with memory_cache(readahead=Readahead(max_size=0x100000)) as fscache:
+        async with await fscache.open_file(origin.url("a")) as file:
+            await file.read(200 * 4096, 4096)
+            await file.read(100 * 4096, 4096)
+            assert origin.bytes_sent == 2 * 4096
+            assert await file.read(0, MIB) == data
+    assert origin.bytes_sent == MIB
+
+
+async def test_64_tasks_that_read_one_cold_file_fetch_it_once(fscache_http_origin: CountingOrigin) -> None:
+    origin = fscache_http_origin
+    origin.put("a", data := content(4 * MIB))
+    origin.rate = 40 * MIB
+    async with memory_cache() as fscache:
+
+        async def reader(number: int) -> None:
+            async with await fscache.open_file(origin.url("a")) as file:
+                start = number * 50_000
+                assert await file.read(start, MIB) == data[start : start + MIB]
+                assert await file.read(0, 4 * MIB) == data
+
+        async with trio.open_nursery() as nursery:
+            for number in range(64):
+                nursery.start_soon(reader, number)
+    assert origin.bytes_sent == len(data)
+
+
+async def test_bytes_are_handed_on_as_they_arrive(fscache_http_origin: CountingOrigin) -> None:
+    origin = fscache_http_origin
+    origin.put("a", data := content(4 * MIB))
+    stall = Stall(after=MIB)
+    origin.fault("a", Fault(stall=stall))
+    async with memory_cache(readahead=Readahead(initial_size=4 * MIB)) as fscache:
+        async with await fscache.open_file(origin.url("a")) as file:
+            assert await file.read(0, 65536) == data[:65536]  # though the rest of the range does not come
+            stall.release()
+            assert await file.read(0, 4 * MIB) == data
+
+
+async def test_without_any_cache_files_are_read_from_the_origin(fscache_http_origin: CountingOrigin) -> None:
+    origin = fscache_http_origin
+    origin.put("a", data := content(2 * MIB + 5))
+    async with open_fscache() as fscache:
+        assert await read_all(fscache, origin.url("a")) == data
+        assert origin.bytes_sent == len(data)  # one sequential reader needs each byte once all the same
+
+
+async def test_a_cache_added_later_is_used_by_files_that_are_open(
+    fscache_http_origin: CountingOrigin,
+) -> None:
+    origin = fscache_http_origin
+    origin.put("a", data := content(MIB))
+    async with open_fscache() as fscache:
+        async with await fscache.open_file(origin.url("a")) as file:
+            await file.read(0, 4096)
+            await fscache.add_cache(MemoryBackend())
+            assert await file.read(0, MIB) == data
+        assert await read_all(fscache, origin.url("a")) == data
+    assert origin.bytes_sent <= MIB + 4096 + (128 << 10)  # and what was read ahead without a cache
+
+
+async def test_withdrawing_the_cache_leaves_open_files_readable(fscache_http_origin: CountingOrigin) -> None:
+    origin = fscache_http_origin
+    origin.put("a", data := content(MIB))
+    async with open_fscache() as fscache:
+        cache = await fscache.add_cache(MemoryBackend())
+        async with await fscache.open_file(origin.url("a")) as file:
+            await file.read(0, MIB)
+            await fscache.withdraw_cache(cache)
+            assert await file.read(0, MIB) == data
+
+
+async def test_an_io_error_of_the_cache_leaves_open_files_readable(
+    fscache_http_origin: CountingOrigin, caplog: pytest.LogCaptureFixture
+) -> None:
+    origin = fscache_http_origin
+    origin.put("a", data := content(MIB))
+    async with open_fscache() as fscache:
+        cache = await fscache.add_cache(MemoryBackend())
+        async with await fscache.open_file(origin.url("a")) as file:
+            await file.read(0, MIB)
+            await trio.testing.wait_all_tasks_blocked()  # stored
+            cache.io_error("the disk is on fire")
+            assert await file.read(0, MIB) == data
+            (volume,) = fscache.volumes
+            assert volume.stats.fallbacks > 0
+    assert "the disk is on fire" in caplog.text
+
+
+# -- versions ----------------------------------------------------------------------------
+
+
+async def test_a_changed_file_is_read_in_its_new_version(fscache_http_origin: CountingOrigin) -> None:
+    origin = fscache_http_origin
+    origin.put("a", content(MIB, 1))
+    async with memory_cache() as fscache:
+        await read_all(fscache, origin.url("a"))
+        origin.put("a", new := content(MIB, 2))
+        assert await read_all(fscache, origin.url("a")) == new
+
+
+async def test_an_open_file_goes_on_with_its_version_where_that_is_cached(
+    fscache_http_origin: CountingOrigin,
+) -> None:
+    origin = fscache_http_origin
+    origin.put("a", old := content(MIB, 1))
+    async with memory_cache() as fscache, await fscache.open_file(origin.url("a")) as file:
+        assert await file.read(0, MIB) == old
+        origin.put("a", new := content(MIB, 2))
+        assert await read_all(fscache, origin.url("a")) == new
+        assert await file.read(0, MIB) == old
+
+
+async def test_an_open_file_whose_version_is_gone_raises_stale(fscache_http_origin: CountingOrigin) -> None:
+    origin = fscache_http_origin
+    origin.put("a", old := content(4 * MIB, 1))
+    async with memory_cache(readahead=Readahead(max_size=0)) as fscache:
+        async with await fscache.open_file(origin.url("a")) as file:
+            assert await file.read(0, 4096) == old[:4096]
+            origin.put("a", new := content(4 * MIB, 2))
+            with pytest.raises(StaleError):
+                await file.read(2 * MIB, 4096)
+            assert await file.read(0, 4096) == old[:4096]
+        assert await read_all(fscache, origin.url("a")) == new
+
+
+async def test_a_file_that_changed_before_its_first_read_is_opened_again(
+    fscache_http_origin: CountingOrigin,
+) -> None:
+    origin = fscache_http_origin
+    origin.put("a", content(MIB, 1))
+    async with memory_cache() as fscache, await fscache.open_file(origin.url("a")) as file:
+        origin.put("a", new := content(2 * MIB, 2))
+        assert await file.read(0, MIB) == new[:MIB]
+        assert file.size == 2 * MIB
+
+
+async def test_reopen_never_raises_stale_instead(fscache_http_origin: CountingOrigin) -> None:
+    origin = fscache_http_origin
+    origin.put("a", content(MIB, 1))
+    async with memory_cache() as fscache:
+        async with await fscache.open_file(origin.url("a"), reopen="never") as file:
+            origin.put("a", content(MIB, 2))
+            with pytest.raises(StaleError):
+                await file.read(0, MIB)
+
+
+async def test_a_file_without_validators_is_fetched_at_each_open(fscache_http_origin: CountingOrigin) -> None:
+    origin = fscache_http_origin
+    origin.validators = "none"
+    origin.put("a", content(MIB, 1))
+    async with memory_cache() as fscache:
+        await read_all(fscache, origin.url("a"))
+        origin.put("a", new := content(MIB, 2))
+        assert await read_all(fscache, origin.url("a")) == new
+        (volume,) = fscache.volumes
+        assert volume.stats.weak == 2
+
+
+# -- offline and errors ------------------------------------------------------------------
+
+
+async def test_offline_reads_what_is_cached_and_never_contacts_the_origin(
+    fscache_http_origin: CountingOrigin,
+) -> None:
+    origin = fscache_http_origin
+    origin.put("a", data := content(MIB))
+    backend = MemoryBackend()
+    async with memory_cache(backend) as fscache:
+        await read_all(fscache, origin.url("a"))
+    requests = len(origin.exchanges)
+    async with memory_cache(backend, offline=True) as fscache:
+        assert await read_all(fscache, origin.url("a")) == data
+        assert (await fscache.look_up(origin.url("a"))).size == MIB
+        with pytest.raises(OfflineError):
+            await fscache.open_file(origin.url("b"))
+        with pytest.raises(OfflineError):
+            await fscache.list_directory(origin.url(""))
+    assert len(origin.exchanges) == requests
+
+
+async def test_offline_a_file_that_is_cached_in_part_says_what_is_missing(
+    fscache_http_origin: CountingOrigin,
+) -> None:
+    origin = fscache_http_origin
+    origin.put("a", data := content(MIB))
+    backend = MemoryBackend()
+    async with memory_cache(backend, readahead=Readahead(max_size=0)) as fscache:
+        async with await fscache.open_file(origin.url("a")) as file:
+            await file.read(0, 65536)
+    requests = len(origin.exchanges)
+    async with memory_cache(backend, offline=True) as fscache:
+        async with await fscache.open_file(origin.url("a")) as file:
+            assert await file.read(0, 65536) == data[:65536]
+            with pytest.raises(OfflineError):
+                await file.read(65536, 65536)
+    assert len(origin.exchanges) == requests
+
+
+async def test_an_unreachable_origin_is_one_clear_error(fscache_http_origin: CountingOrigin) -> None:
+    origin = fscache_http_origin
+    origin.put("a", content(MIB))
+    origin.stop()
+    async with memory_cache() as fscache:
+        with pytest.raises(OriginUnreachableError):
+            await fscache.open_file(origin.url("a"))
+
+
+async def test_stale_if_error_serves_what_is_cached_when_the_origin_is_gone(
+    fscache_http_origin: CountingOrigin,
+) -> None:
+    origin = fscache_http_origin
+    origin.put("a", data := content(MIB))
+    backend = MemoryBackend()
+    async with memory_cache(backend) as fscache:
+        await read_all(fscache, origin.url("a"))
+    origin.stop()
+    async with memory_cache(backend, stale_if_error=True) as fscache:
+        assert await read_all(fscache, origin.url("a")) == data
+        (volume,) = fscache.volumes
+        assert volume.stats.stale_served == 1
+
+
+async def test_within_the_ttl_an_open_does_not_ask_the_origin(fscache_http_origin: CountingOrigin) -> None:
+    origin = fscache_http_origin
+    origin.put("a", data := content(MIB))
+    async with memory_cache(coherency="ttl=600") as fscache:
+        await read_all(fscache, origin.url("a"))
+        requests = len(origin.exchanges)
+        for _ in range(5):
+            assert await read_all(fscache, origin.url("a")) == data
+        assert len(origin.exchanges) == requests
+
+
+async def test_an_immutable_volume_never_asks_about_what_is_cached(
+    fscache_http_origin: CountingOrigin,
+) -> None:
+    origin = fscache_http_origin
+    origin.put("a", data := content(MIB))
+    backend = MemoryBackend()
+    async with memory_cache(backend, coherency="immutable") as fscache:
+        await read_all(fscache, origin.url("a"))
+    requests = len(origin.exchanges)
+    async with memory_cache(backend, coherency="immutable") as fscache:
+        assert await read_all(fscache, origin.url("a")) == data
+    assert len(origin.exchanges) == requests
+
+
+async def test_a_missing_file_is_not_found(fscache_http_origin: CountingOrigin) -> None:
+    async with memory_cache() as fscache:
+        with pytest.raises(OriginNotFoundError):
+            await fscache.open_file(fscache_http_origin.url("nothing"))
+        with pytest.raises(FileNotFoundError):
+            await fscache.look_up(fscache_http_origin.url("nothing"))
+
+
+async def test_a_fetch_that_fails_in_the_middle_leaves_only_right_bytes(
+    fscache_http_origin: CountingOrigin,
+) -> None:
+    origin = fscache_http_origin
+    origin.put("a", data := content(4 * MIB))
+    async with memory_cache() as fscache:
+        fscache.add_netfs("http", deadline_seconds=1)
+        async with await fscache.open_file(origin.url("a")) as file:
+            origin.fault("a", Fault(status=403))
+            with pytest.raises(OriginError):
+                await file.read(0, 4 * MIB)
+            origin.clear_faults()
+            assert await file.read(0, 4 * MIB) == data
+
+
+async def test_a_cancelled_reader_leaves_the_others_undisturbed(fscache_http_origin: CountingOrigin) -> None:
+    origin = fscache_http_origin
+    origin.put("a", data := content(2 * MIB))
+    stall = Stall(after=MIB)
+    origin.fault("a", Fault(stall=stall))
+    async with memory_cache(readahead=Readahead(initial_size=2 * MIB)) as fscache:
+        async with await fscache.open_file(origin.url("a")) as file:
+            found = bytearray(2 * MIB)
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(file.readinto, 0, found)
+                with trio.CancelScope() as scope:
+                    scope.cancel()
+                    await file.read(0, 2 * MIB)
+                assert scope.cancelled_caught
+                stall.release()
+            assert found == data
+    assert origin.bytes_sent == 2 * MIB
+
+
+async def test_closing_while_fetching_and_opening_again_fetches_no_byte_twice(
+    fscache_http_origin: CountingOrigin,
+) -> None:
+    origin = fscache_http_origin
+    origin.put("a", data := content(8 * MIB))
+    async with memory_cache() as fscache:
+        for _ in range(20):
+            async with await fscache.open_file(origin.url("a")) as file:
+                assert await file.read(0, 65536) == data[:65536]
+        assert await read_all(fscache, origin.url("a")) == data
+        (volume,) = fscache.volumes
+        assert volume.stats.bytes_from_origin <= len(data) + MIB
+
+
+# -- the caller's mistakes ---------------------------------------------------------------
+
+
+async def test_a_closed_file_cannot_be_read(fscache_http_origin: CountingOrigin) -> None:
+    fscache_http_origin.put("a", content(10))
+    async with memory_cache() as fscache:
+        file = await fscache.open_file(fscache_http_origin.url("a"))
+        await file.aclose()
+        await file.aclose()
+        with pytest.raises(CallerError):
+            await file.read(0, 1)
+
+
+async def test_reads_beyond_the_end_are_short_or_empty(fscache_http_origin: CountingOrigin) -> None:
+    fscache_http_origin.put("a", data := content(10))
+    async with memory_cache() as fscache, await fscache.open_file(fscache_http_origin.url("a")) as file:
+        assert await file.read(5, 100) == data[5:]
+        assert await file.read(10, 1) == b""
+        assert await file.read(1000, 1) == b""
+        with pytest.raises(CallerError):
+            await file.read(-1, 1)
