@@ -161,14 +161,19 @@ class Session:
             size = min(run_length * PAGE_SIZE, cookie.object_size - run_first * PAGE_SIZE)
             folios.append(Folio(run_first, memoryview(bytearray(b"\xa5" * size))))
 
+        def page_bytes(page_index: int) -> bytes:
+            folio = next(folio for folio in folios if folio.first <= page_index < folio.end)
+            return bytes(folio.part(page_index, 1).buffer)
+
         def end_io(first: int, n_pages: int, error: BaseException | None) -> None:
             assert error is None
-            folio = next(folio for folio in folios if folio.first <= first and first + n_pages <= folio.end)
             for page_index in range(first, first + n_pages):
                 assert page_index not in pages, f"page {page_index} was ended twice"
-                pages[page_index] = bytes(folio.part(page_index, 1).buffer)
+                pages[page_index] = page_bytes(page_index)
 
         outcome = await page.read_or_alloc_pages(cookie, folios, end_io)
+        for page_index, ended in pages.items():
+            assert page_bytes(page_index) == ended, f"page {page_index} changed after it was ended"
         return outcome, pages
 
     async def check(self, cookie: Cookie, data: bytes, pages: Sequence[int] | None = None) -> None:
@@ -705,7 +710,7 @@ class CacheContract:
             cookie = await session.file(size=size)
             read_resident = self.resident(session, cookie)
             obj = session.object(cookie)
-            stop, hit, newest = threading.Event(), threading.Event(), [0]
+            stop, tried, hit, newest = threading.Event(), threading.Event(), threading.Event(), [0]
             wrong: list[str] = []
 
             def read(reader: int) -> None:
@@ -714,28 +719,39 @@ class CacheContract:
                     oldest = newest[0]
                     offset = random.randrange(size)
                     buffer = bytearray(random.randrange(1, size - offset + 1))
-                    if read_resident(obj, offset, memoryview(buffer)) == NOT_RESIDENT:
-                        continue
-                    if buffer[0] == newest[0]:
-                        hit.set()
-                    if len(set(buffer)) != 1 or not oldest <= buffer[0] <= newest[0] + 1:
-                        wrong.append(f"{sorted(set(buffer))} between {oldest} and {newest[0]}")
-                        return
+                    if read_resident(obj, offset, memoryview(buffer)) != NOT_RESIDENT:
+                        if len(set(buffer)) != 1 or not oldest <= buffer[0] <= newest[0] + 1:
+                            wrong.append(f"{sorted(set(buffer))} between {oldest} and {newest[0]}")
+                        if wrong or buffer[0] == newest[0]:
+                            hit.set()
+                    if oldest == newest[0]:
+                        tried.set()
+
+            async def reached(event: threading.Event, what: str) -> None:
+                event.clear()
+                if not await trio.to_thread.run_sync(event.wait, 10):
+                    wrong.append(f"not within 10 s: {what}")
+
+            async def write(version: int) -> None:
+                _file(cookie.netfs_data).aux = b"%d" % version
+                cookie.invalidate()
+                await cookie.wait_on_invalidate()
+                await session.read(cookie, 0, 1)  # behind the invalidation: nothing old from here on
+                newest[0] = version
+                await reached(tried, f"a read begun after the invalidation by version {version}")
+                for first in range(0, page_count(size), 8):
+                    await session.store(cookie, first, bytes([version]) * (8 * PAGE_SIZE))
+                await reached(hit, f"a hit of version {version}")
 
             async with trio.open_nursery() as nursery:
                 for reader in range(2):
                     nursery.start_soon(trio.to_thread.run_sync, read, reader)
-                for version in range(1, n_versions + 1):
-                    _file(cookie.netfs_data).aux = b"%d" % version
-                    cookie.invalidate()
-                    await cookie.wait_on_invalidate()
-                    await session.read(cookie, 0, 1)  # behind the invalidation: nothing old from here on
-                    newest[0] = version
-                    for first in range(0, page_count(size), 8):
-                        await session.store(cookie, first, bytes([version]) * (8 * PAGE_SIZE))
-                    await trio.to_thread.run_sync(hit.wait, 10)  # a reader has seen some of this version
-                    hit.clear()
-                stop.set()
+                try:
+                    for version in range(1, n_versions + 1):
+                        if not wrong:
+                            await write(version)
+                finally:
+                    stop.set()
             assert not wrong
 
     # Optional hooks.
@@ -847,7 +863,7 @@ class CacheContract:
             async with self.open(store) as session:
                 cookie = await session.file(key, aux=None, below=session.index(key))
                 found: dict[int, bytes] = {}
-                if cookie.object_size:
+                if cookie.aux is not None:
                     _, found = await session.read(cookie, 0, page_count(cookie.object_size))
                 assert not found or hook != "invalidate_object" or cookie.aux == b"v1"
                 for page_index, page_bytes in found.items():

@@ -69,6 +69,7 @@ class MemoryBackend:
         if ceiling is not None and ceiling <= 0:
             raise CallerError(f"memory: max_bytes={max_bytes!r} is not above 0")
         self.space = Space(ceiling)
+        self._touch = self.space.touch
         self.root = Version(None, (CookieType.INDEX, b""), b"", 0)
         self.root.linked = True
         self._cache: Cache | None = None
@@ -177,21 +178,28 @@ class MemoryBackend:
 
     @cache_hook
     def read_resident(self, obj: MemoryObject, offset: int, buffer: memoryview) -> int:
+        # Written out for speed: calls in it cost as much as the copy of a page.
         blocks = obj.version.blocks
-        at, want = 0, len(buffer)
-        while at < want:
-            start = (offset + at) & (BLOCK_SIZE - 1)
-            length = min(want - at, BLOCK_SIZE - start)
-            block = blocks.get((offset + at) >> BLOCK_SHIFT)
+        want = len(buffer)
+        index, start = offset >> BLOCK_SHIFT, offset & (BLOCK_SIZE - 1)
+        at, stop = 0, start + want
+        while True:
+            block = blocks.get(index)
             if block is None:
                 return NOT_RESIDENT
-            mask = page_mask(start, length)
+            end = stop if stop < BLOCK_SIZE else BLOCK_SIZE
+            mask = (1 << ((end + PAGE_SIZE - 1) >> PAGE_SHIFT)) - (1 << (start >> PAGE_SHIFT))
             if block.valid & mask != mask:
                 return NOT_RESIDENT
-            buffer[at : at + length] = block.view[start : start + length]
-            self.space.touch(block)
-            at += length
-        return want
+            if end - start == want:
+                buffer[:] = block.view[start:end]
+            else:
+                buffer[at : at + end - start] = block.view[start:end]
+            self._touch(block)
+            if stop <= BLOCK_SIZE:
+                return want
+            at += end - start
+            index, start, stop = index + 1, 0, stop - BLOCK_SIZE
 
     @cache_hook
     async def read_or_alloc_pages(self, op: Retrieval, folios: Sequence[Folio]) -> ReadOutcome:
@@ -249,7 +257,7 @@ class MemoryBackend:
             buffer = bytearray(capacity) if block is None else bytearray(block.view)
             buffer[start:stop] = data
         if block is None:
-            self.space.make_room(capacity + BLOCK_OVERHEAD)
+            self.space.make_room(version, capacity + BLOCK_OVERHEAD)
         else:
             mask |= block.valid
         self.space.add(Block(version, index, buffer, mask))
@@ -263,7 +271,7 @@ class MemoryBackend:
     def _make(self, obj: CacheObject, parent: Version) -> Version:
         if not self.space.has_room(None, VERSION_OVERHEAD):
             raise NoSpaceError(f"memory: no room for {obj.cookie!r}; all is in use, pinned or reserved")
-        self.space.make_room(VERSION_OVERHEAD)
+        self.space.make_room(None, VERSION_OVERHEAD)
         cookie = obj.cookie
         version = Version(parent, (cookie.type, cookie.key), cookie.aux or b"", cookie.object_size)
         self.space.link(version)
@@ -298,7 +306,7 @@ class MemoryBackend:
             return
         capacity = version.capacity(index)
         if self.space.has_room(version, capacity + BLOCK_OVERHEAD):
-            self.space.make_room(capacity + BLOCK_OVERHEAD)
+            self.space.make_room(version, capacity + BLOCK_OVERHEAD)
             buffer = bytearray(capacity)
             whole = min(start, n_pages << PAGE_SHIFT)
             buffer[:whole] = last.view[:whole]

@@ -40,12 +40,20 @@ class Space:
         fixed = version.held if version.pinned else VERSION_OVERHEAD + kept
         return self.floor - version.floor + max(version.promised, fixed + size) <= self.max_bytes
 
-    def make_room(self, size: int) -> None:
-        """Evict until ``size`` bytes more can be taken.  `has_room` has said that this is possible."""
-        while self.max_bytes is not None and self.charged + size > self.max_bytes:
+    def make_room(self, version: Version | None, size: int) -> None:
+        """Evict until ``size`` bytes more can be taken for ``version``, or for a new one.
+
+        `has_room` has said that this is possible.
+        """
+        while self.max_bytes is not None:
+            # Within a reservation, room was made when it was promised.
+            growth = size if version is None else max(version.promised, version.held + size) - version.charge
+            if self.charged + growth <= self.max_bytes:
+                return
             entry, _ = self._lru.popitem(last=False)
-            version = entry.version if isinstance(entry, Block) else entry
-            if version.held <= version.floor:  # pinned, or within its reservation
+            owner = entry.version if isinstance(entry, Block) else entry
+            held = owner.held + size if owner is version else owner.held
+            if owner.pinned or held <= owner.floor:  # all that is left of it is promised
                 self._lru[entry] = None
             elif isinstance(entry, Block):
                 self.remove(entry)
@@ -60,7 +68,7 @@ class Space:
             version.reserved = before
             self.settle(version)
             return False
-        self.make_room(0)
+        self.make_room(None, 0)
         return True
 
     # -- blocks --
