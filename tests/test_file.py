@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 import pytest
 import trio
 import trio.testing
-from fscache_memory import MemoryBackend
 
 from fscache_core import (
     CallerError,
@@ -23,6 +22,7 @@ from fscache_core import (
     open_fscache,
 )
 from fscache_core.testing.http_origin import CountingOrigin, Fault, Stall
+from fscache_memory import MemoryBackend
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -106,12 +106,14 @@ async def test_a_read_across_cached_and_uncached_pages_fetches_only_the_gaps(
 ) -> None:
     origin = fscache_http_origin
     origin.put("a", data := content(MIB))
-    async with memory_cache(readahead=Readahead(max_size=0x100000)) as fscache:
-        async with await fscache.open_file(origin.url("a")) as file:
-            await file.read(200 * 4096, 4096)
-            await file.read(100 * 4096, 4096)
-            assert origin.bytes_sent == 2 * 4096
-            assert await file.read(0, MIB) == data
+    async with (
+        memory_cache(readahead=Readahead(max_size=0x100000)) as fscache,
+        await fscache.open_file(origin.url("a")) as file,
+    ):
+        await file.read(200 * 4096, 4096)
+        await file.read(100 * 4096, 4096)
+        assert origin.bytes_sent == 2 * 4096
+        assert await file.read(0, MIB) == data
     assert origin.bytes_sent == MIB
 
 
@@ -138,11 +140,13 @@ async def test_bytes_are_handed_on_as_they_arrive(fscache_http_origin: CountingO
     origin.put("a", data := content(4 * MIB))
     stall = Stall(after=MIB)
     origin.fault("a", Fault(stall=stall))
-    async with memory_cache(readahead=Readahead(initial_size=4 * MIB)) as fscache:
-        async with await fscache.open_file(origin.url("a")) as file:
-            assert await file.read(0, 65536) == data[:65536]  # though the rest of the range does not come
-            stall.release()
-            assert await file.read(0, 4 * MIB) == data
+    async with (
+        memory_cache(readahead=Readahead(initial_size=4 * MIB)) as fscache,
+        await fscache.open_file(origin.url("a")) as file,
+    ):
+        assert await file.read(0, 65536) == data[:65536]  # though the rest of the range does not come
+        stall.release()
+        assert await file.read(0, 4 * MIB) == data
 
 
 async def test_without_any_cache_files_are_read_from_the_origin(fscache_http_origin: CountingOrigin) -> None:
@@ -246,11 +250,13 @@ async def test_a_file_that_changed_before_its_first_read_is_opened_again(
 async def test_reopen_never_raises_stale_instead(fscache_http_origin: CountingOrigin) -> None:
     origin = fscache_http_origin
     origin.put("a", content(MIB, 1))
-    async with memory_cache() as fscache:
-        async with await fscache.open_file(origin.url("a"), reopen="never") as file:
-            origin.put("a", content(MIB, 2))
-            with pytest.raises(StaleError):
-                await file.read(0, MIB)
+    async with (
+        memory_cache() as fscache,
+        await fscache.open_file(origin.url("a"), reopen="never") as file,
+    ):
+        origin.put("a", content(MIB, 2))
+        with pytest.raises(StaleError):
+            await file.read(0, MIB)
 
 
 async def test_a_file_without_validators_is_fetched_at_each_open(fscache_http_origin: CountingOrigin) -> None:
@@ -293,15 +299,19 @@ async def test_offline_a_file_that_is_cached_in_part_says_what_is_missing(
     origin = fscache_http_origin
     origin.put("a", data := content(MIB))
     backend = MemoryBackend()
-    async with memory_cache(backend, readahead=Readahead(max_size=0)) as fscache:
-        async with await fscache.open_file(origin.url("a")) as file:
-            await file.read(0, 65536)
+    async with (
+        memory_cache(backend, readahead=Readahead(max_size=0)) as fscache,
+        await fscache.open_file(origin.url("a")) as file,
+    ):
+        await file.read(0, 65536)
     requests = len(origin.exchanges)
-    async with memory_cache(backend, offline=True) as fscache:
-        async with await fscache.open_file(origin.url("a")) as file:
-            assert await file.read(0, 65536) == data[:65536]
-            with pytest.raises(OfflineError):
-                await file.read(65536, 65536)
+    async with (
+        memory_cache(backend, offline=True) as fscache,
+        await fscache.open_file(origin.url("a")) as file,
+    ):
+        assert await file.read(0, 65536) == data[:65536]
+        with pytest.raises(OfflineError):
+            await file.read(65536, 65536)
     assert len(origin.exchanges) == requests
 
 
@@ -382,17 +392,19 @@ async def test_a_cancelled_reader_leaves_the_others_undisturbed(fscache_http_ori
     origin.put("a", data := content(2 * MIB))
     stall = Stall(after=MIB)
     origin.fault("a", Fault(stall=stall))
-    async with memory_cache(readahead=Readahead(initial_size=2 * MIB)) as fscache:
-        async with await fscache.open_file(origin.url("a")) as file:
-            found = bytearray(2 * MIB)
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(file.readinto, 0, found)
-                with trio.CancelScope() as scope:
-                    scope.cancel()
-                    await file.read(0, 2 * MIB)
-                assert scope.cancelled_caught
-                stall.release()
-            assert found == data
+    async with (
+        memory_cache(readahead=Readahead(initial_size=2 * MIB)) as fscache,
+        await fscache.open_file(origin.url("a")) as file,
+    ):
+        found = bytearray(2 * MIB)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(file.readinto, 0, found)
+            with trio.CancelScope() as scope:
+                scope.cancel()
+                await file.read(0, 2 * MIB)
+            assert scope.cancelled_caught
+            stall.release()
+        assert found == data
     assert origin.bytes_sent == 2 * MIB
 
 
