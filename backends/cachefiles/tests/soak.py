@@ -4,8 +4,8 @@
 
 Each process runs four tasks that read, fill, invalidate and retire; the parent changes versions at
 the origin every few milliseconds, kills a process with SIGKILL at a random instant and starts another.
-Ends with a check of the whole cache by a fresh process.  Prints what it did and what it found; exit status 1 if any byte
-was wrong, a reader got an exception, or the cache was not usable afterwards.
+Ends with a check of the whole cache by a fresh process.  Prints what it did and what it found; exit
+status 1 if any byte was wrong, a reader got an exception, or the cache was not usable afterwards.
 """
 
 import argparse

@@ -11,6 +11,7 @@ one hop per hook; only `read_resident` and the byte-range locks are done where t
 import errno
 import logging
 import os
+import traceback
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, TypeVar, TypeVarTuple
 
@@ -21,7 +22,7 @@ from fscache_cachefiles.admission import Admission
 from fscache_cachefiles.backing import Backing, Index, Place
 from fscache_cachefiles.bind import Root, open_root
 from fscache_cachefiles.graveyard import Graveyard
-from fscache_cachefiles.ledger import Ledger, fill_lock_start
+from fscache_cachefiles.ledger import Ledger, Weight, fill_lock_start
 from fscache_cachefiles.lock import try_lock_range, unlock_range
 from fscache_cachefiles.namei import BusyError, Namei, Opened, OpenedIndex
 from fscache_cachefiles.object import CachefilesObject, Work
@@ -166,7 +167,9 @@ class CachefilesBackend:
     @cache_hook
     async def unbind_cache(self) -> None:
         root, self._root = self._root, None
-        self._work = self._master = None
+        self._work = None
+        if self._master is not None:
+            self._master.close()
         if root is not None:
             root.close()
 
@@ -174,6 +177,14 @@ class CachefilesBackend:
     async def sync_cache(self) -> None:
         if self._sync:
             await self._in_thread(os.sync)
+
+    def usage(self) -> Weight:
+        """How much of the ceilings is taken, by all who share the directory.  The cache must be bound."""
+        return self._bound().admission.ledger.usage()
+
+    def recount(self) -> Weight:
+        """Put the account right by counting what is stored; returns how much it was too high.  Blocks."""
+        return self._bound().admission.ledger.recount()
 
     # -- objects -------------------------------------------------------------------------
 
@@ -318,22 +329,23 @@ class CachefilesBackend:
     @cache_hook
     async def drop_object(self, obj: "CacheObject") -> None:
         obj = _own(obj)
-        work = self._bound()
         self._unlock_all(obj)
-        if not obj.is_index:
-            if obj.place is not None and self._in_use.get(obj.place.path) is obj:
-                del self._in_use[obj.place.path]
-            await self._in_thread(work.drop, obj)
-            return
+        place, obj.place = obj.place, None  # it holds the index, and the index a descriptor
         index, obj.index = obj.index, None
-        if index is None or obj.place is None:
-            return  # not available, or the master index, which is never removed
-        inode = index.inode
-        del index
-        if obj.retired:
-            await self._in_thread(work.bury, obj.place, inode)
-        else:
-            await self._in_thread(work.namei.remove_empty_index, obj.place, inode)
+        if place is None:
+            return  # not looked up, or the master index, which is never removed
+        work = self._bound()
+        if not obj.is_index:
+            if self._in_use.get(place.path) is obj:
+                del self._in_use[place.path]
+            await self._in_thread(work.drop, obj, place)
+        elif index is not None:
+            inode = index.inode
+            index.close()  # nothing is below it any more
+            if obj.retired:
+                await self._in_thread(work.bury, place, inode)
+            else:
+                await self._in_thread(work.namei.remove_empty_index, place, inode)
 
     # -- promises ------------------------------------------------------------------------
 
@@ -419,6 +431,8 @@ class CachefilesBackend:
     async def lock_pages(self, obj: "CacheObject", first: int, n_pages: int) -> LockOutcome:
         """Large objects are locked page by page on their map, small ones as a whole on the ledger."""
         obj = _own(obj)
+        if obj.place is None:  # dropped, or never found its parent: nothing will be stored
+            return LockOutcome.LOCKED
         work = self._bound()
         try:
             if not obj.is_small and obj.backing is None:
@@ -461,7 +475,7 @@ class CachefilesBackend:
             return
         obj.held.remove(first, n_pages)
         if obj.is_small:
-            if not obj.held:
+            if not obj.held and obj.place is not None:
                 unlock_range(self._ledger, self._small_lock_start(obj), _SMALL_LOCK_SIZE)
         elif obj.backing is not None:
             unlock_range(obj.backing.map, first, n_pages)
@@ -491,9 +505,14 @@ class CachefilesBackend:
         """Run blocking work; what the filesystem says comes out as the contract wants it."""
         try:
             return await trio.to_thread.run_sync(function, *args, limiter=self._limiter)
-        except FscacheError:
-            raise
         except OSError as error:
+            # Whoever keeps the exception, a log for instance, must not keep descriptors open by it.
+            chain: BaseException | None = error
+            while chain is not None:
+                traceback.clear_frames(chain.__traceback__)
+                chain = chain.__cause__ or chain.__context__
+            if isinstance(error, FscacheError):
+                raise
             raise _translated(error, getattr(function, "__name__", "work")) from error
 
 

@@ -91,8 +91,12 @@ class Index:
         self.descriptor = descriptor
         self.inode = os.fstat(descriptor).st_ino
 
-    def __del__(self) -> None:
-        os.close(self.descriptor)
+    def close(self) -> None:
+        descriptor, self.descriptor = self.descriptor, -1
+        if descriptor >= 0:
+            os.close(descriptor)
+
+    __del__ = close
 
 
 class Backing:

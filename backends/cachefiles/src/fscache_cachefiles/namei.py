@@ -230,6 +230,18 @@ class Namei:
                 raise BusyError
             time.sleep(_PAUSE_SECONDS)
 
+    def has_name(self, place: Place, inode: int) -> bool:
+        """Whether this object can still be found under its name."""
+        container = self._open_container(place)
+        if container is None:
+            return False
+        try:
+            return os.stat(place.name, dir_fd=container, follow_symlinks=False).st_ino == inode
+        except FileNotFoundError:
+            return False
+        finally:
+            os.close(container)
+
     def _open_container(self, place: Place) -> int | None:
         """The directory the name is in; None if it is not there."""
         descriptor = os.dup(place.index.descriptor)

@@ -152,16 +152,19 @@ class Work:
         if not retire:
             with contextlib.suppress(OSError):
                 touch(backing.descriptor)
+            if not backing.is_small and not self.namei.has_name(place, inode):
+                del backing
+                self.graveyard.reap()  # buried by somebody else, and we may have been its last user
             return
         grave = self.namei.bury(place, inode, prune=prune)
         del backing  # gives the in-use lock back, unless a reader is in it just now
         if grave is not None:
             self.graveyard.reap_grave(grave)
 
-    def drop(self, obj: CachefilesObject) -> None:
+    def drop(self, obj: CachefilesObject, place: Place) -> None:
         """The end of a data object."""
-        if obj.retired and obj.backing is None and obj.place is not None:
-            self.bury(obj.place, None, prune=True)
+        if obj.retired and obj.backing is None:
+            self.bury(place, None, prune=True)
         self.relinquish_backing(obj, retire=obj.retired, prune=True)
 
     # -- storing -------------------------------------------------------------------------
