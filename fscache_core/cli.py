@@ -1,0 +1,406 @@
+"""The ``fscache`` command: files of remote stores through a cache, from a shell.
+
+``rich`` is imported where something is drawn for a person, never for ``fscache cat``: a cached file should
+cost little more than starting Python.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import stat
+import sys
+import time
+import traceback
+from functools import wraps
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+
+import click
+import trio
+
+from fscache_core import config
+from fscache_core.coherency import Coherency
+from fscache_core.errors import CallerError, FscacheError
+from fscache_core.exit_status import ExitStatus, cause, exit_status
+from fscache_core.fscache import open_fscache
+from fscache_core.hookspecs import FileAttributes, FileKind
+from fscache_core.progress import meter
+from fscache_core.session import Failures, Session, printable, say
+from fscache_core.transfer import OutputError, copy, copy_tree, send
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Iterable, Sequence
+
+    from fscache_core.cache import Cache
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+# -- options that several commands have --------------------------------------------------
+
+
+def session_options(command: Callable[..., ExitStatus | None]) -> Callable[..., ExitStatus | None]:
+    """Give a command the options that say where its bytes may come from, and a `Session` made of them."""
+
+    @click.option(
+        "--cache",
+        "caches",
+        metavar="BACKEND[:option=value,...]",
+        multiple=True,
+        help="The cache to use; a comma in a value is written '\\,'.  May be repeated.",
+    )
+    @click.option(
+        "--netfs",
+        "netfses",
+        metavar="NAME[:option=value,...]",
+        multiple=True,
+        help="Options of a netfs adapter.  May be repeated.",
+    )
+    @click.option(
+        "--config",
+        "config_file",
+        type=click.Path(path_type=Path),
+        metavar="FILE",
+        help="Configuration (TOML).  Default: $XDG_CONFIG_HOME/fscache/config.toml",
+    )
+    @click.option("--offline", is_flag=True, help="Never contact an origin: serve what is cached.")
+    @click.option(
+        "--coherency",
+        metavar="always|ttl=SECONDS|immutable",
+        help="When a cached version may be used without asking the origin.  Default: always ask.",
+    )
+    @click.option(
+        "--stale-if-error", is_flag=True, help="Serve what is cached if the origin cannot be asked."
+    )
+    @wraps(command)
+    def with_session(
+        *arguments: object,
+        caches: Sequence[str],
+        netfses: Sequence[str],
+        config_file: Path | None,
+        offline: bool,
+        coherency: str | None,
+        stale_if_error: bool,
+        **options: object,
+    ) -> ExitStatus | None:
+        chosen = config.read_configuration(config_file)
+        if caches:
+            chosen = dataclasses.replace(chosen, caches=tuple(config.parse_cache(text) for text in caches))
+        if netfses:
+            given = {name: options for name, options in map(config.parse_netfs, netfses)}
+            chosen = dataclasses.replace(chosen, netfs={**chosen.netfs, **given})
+        changes: dict[str, Any] = {"offline": True} if offline else {}
+        if stale_if_error:
+            changes["stale_if_error"] = True
+        if coherency is not None:
+            rule = Coherency.parse(coherency)
+            changes |= {"mode": rule.mode, "ttl_seconds": rule.ttl_seconds}
+        chosen = dataclasses.replace(
+            chosen,
+            coherency=dataclasses.replace(chosen.coherency, **changes),
+            volumes={url: dataclasses.replace(each, **changes) for url, each in chosen.volumes.items()},
+        )
+        return command(*arguments, session=Session(chosen), **options)
+
+    return with_session
+
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Write JSON.")
+
+
+def run(function: Callable[P, Awaitable[T]]) -> Callable[P, T]:
+    """Make a command of an async function."""
+
+    @wraps(function)
+    def in_trio(*arguments: P.args, **options: P.kwargs) -> T:
+        return trio.run(lambda: function(*arguments, **options))
+
+    return in_trio
+
+
+# -- commands ----------------------------------------------------------------------------
+
+
+class Commands(click.Group):
+    """The subcommands.  Nobody reading our output is not an error of ours; click would end with 1."""
+
+    def invoke(self, ctx: click.Context) -> Any:  # noqa: ANN401
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError:
+            raise click.exceptions.Exit(ExitStatus.BROKEN_PIPE) from None
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="fscache-core")
+@click.option("--traceback", is_flag=True, help="Show where an error came from.")
+def fscache_command(traceback: bool) -> None:
+    """Read files of remote stores through a cache.
+
+    URLs: sshfs://user@host:port/path, s3://bucket/key, http(s)://..., file:///path, and those of every netfs
+    adapter that is installed; see 'fscache plugins'.
+    """
+
+
+@fscache_command.command()
+@click.argument("urls", nargs=-1, required=True, metavar="URL...")
+@session_options
+@run
+async def cat(urls: Sequence[str], session: Session) -> ExitStatus:
+    """Write files to standard output, each byte as soon as it is there."""
+    failures = Failures()
+    async with session.open(urls) as fscache:
+        for url in urls:
+            try:
+                async with await fscache.open_file(url) as file:
+                    await send(file, sys.stdout.fileno(), lambda n_bytes: None, abandon_on_cancel=True)
+            except OutputError:
+                raise
+            except FscacheError as error:
+                failures.report(error)
+    return failures.status
+
+
+@fscache_command.command()
+@click.argument("urls", nargs=-1, required=True, metavar="URL... DEST")
+@click.option("-r", "--recursive", is_flag=True, help="Copy directories with all that is in them.")
+@click.option("-q", "--quiet", is_flag=True, help="No progress bar.")
+@json_option
+@session_options
+@run
+async def cp(
+    urls: Sequence[str], recursive: bool, quiet: bool, as_json: bool, session: Session
+) -> ExitStatus:
+    """Copy files to DEST, a local file or directory.
+
+    A file appears whole or not at all.  An existing file is replaced.
+    """
+    *sources, last = urls
+    if not sources:
+        raise click.UsageError("missing DEST: cp URL... DEST")
+    destination = Path(last)
+    into_directory = await trio.Path(destination).is_dir()
+    if len(sources) > 1 and not into_directory:
+        raise click.UsageError(f"{destination} is not a directory")
+    failures, started = Failures(), time.monotonic()
+    async with session.open(sources) as fscache:
+        with meter("copying", shown=False if quiet else None) as progress:
+            for url in sources:
+                try:
+                    volume, path = await fscache.open_volume(url), fscache.locate(url).path
+                    target = destination / base_name(url, path) if into_directory else destination
+                    attributes = await volume.look_up(path)
+                    if attributes.kind is not FileKind.DIRECTORY:
+                        progress.expect(attributes.size)
+                        async with await volume.open_file(path) as file:
+                            await copy(file, target, progress.advance)
+                        progress.finish_file()
+                    elif recursive:
+                        await copy_tree(volume, path, target, progress, failures.report)
+                    else:
+                        raise CallerError(f"{url} is a directory; copy it with -r")
+                except FscacheError as error:
+                    failures.report(error)
+        if as_json:
+            summary = {
+                "files": progress.n_files_done,
+                "bytes": progress.n_bytes_done,
+                "bytes_from_cache": sum(volume.stats.bytes_from_cache for volume in fscache.volumes),
+                "bytes_from_origin": sum(volume.stats.bytes_from_origin for volume in fscache.volumes),
+                "seconds": round(time.monotonic() - started, 3),
+            }
+            write_json(summary)
+    return failures.status
+
+
+@fscache_command.command()
+@click.argument("url")
+@click.option("-l", "--long", is_flag=True, help="Mode, size and time of every entry.")
+@json_option
+@session_options
+@run
+async def ls(url: str, long: bool, as_json: bool, session: Session) -> None:
+    """List a directory.  Asks the origin: listings are not cached."""
+    async with session.open([url], with_cache=False) as fscache:
+        entries = await fscache.list_directory(url)
+    if as_json:
+        write_json([{"name": entry.name, **attributes_json(entry.attributes)} for entry in entries])
+        return
+    for entry in entries:
+        is_directory = entry.attributes.kind is FileKind.DIRECTORY
+        name = printable(entry.name) + ("/" if is_directory else "")
+        print(f"{long_line(entry.attributes)} {name}" if long else name)
+
+
+@fscache_command.command("stat")
+@click.argument("url")
+@json_option
+@session_options
+@run
+async def stat_(url: str, as_json: bool, session: Session) -> None:
+    """Show what is known of a file: size, time, and which version it is."""
+    async with session.open([url], with_cache=False) as fscache:
+        attributes = await fscache.look_up(url)
+        facts = {"url": url, **attributes_json(attributes)}
+    if as_json:
+        write_json(facts)
+        return
+    for name, value in facts.items():
+        if name == "mtime_ns":
+            name, value = "modified", date_text(attributes)
+        if name == "mode" and attributes.mode is not None:
+            value = f"{attributes.mode:04o}"
+        print(f"{name:<10} {'-' if value is None else value}")
+
+
+@fscache_command.command()
+@json_option
+@click.option("--prometheus", is_flag=True, help="Write Prometheus text.")
+@session_options
+@run
+async def stats(as_json: bool, prometheus: bool, session: Session) -> None:
+    """Show what the cache can tell of itself, and the counters of this run.
+
+    Counters are kept per process and start at zero: those of other processes are not shown.
+    """
+    async with open_fscache(offline=True) as fscache:
+        facts = [cache_json(cache, await session.add_cache(fscache, cache)) for cache in session.caches]
+        if as_json:
+            write_json({"caches": facts, "counters": fscache.stats.as_dict()})
+        elif prometheus:
+            print(fscache.stats.prometheus(), end="")
+        else:
+            for fact in facts:
+                print(" ".join(f"{name}={value}" for name, value in fact.items()))
+            print(fscache.stats.text(), end="")
+
+
+@fscache_command.command("plugins")
+@json_option
+def list_plugins(as_json: bool) -> None:
+    """List the installed backends, netfs adapters and wrappers.  None of them is imported."""
+    from fscache_core import plugins
+
+    groups = ("fscache.backend", "fscache.netfs", "fscache.wrapper")
+    found = [plugin for group in groups for plugin in plugins.installed(group)]
+    if as_json:
+        keys = ("group", "name", "distribution", "version", "target")
+        write_json([{key: getattr(plugin, key) for key in keys} for plugin in found])
+        return
+    rows = [
+        (p.group.removeprefix("fscache."), p.name, f"{p.distribution} {p.version}", p.target) for p in found
+    ]
+    write_table(("kind", "name", "distribution", "object"), rows)
+
+
+# -- what is printed ---------------------------------------------------------------------
+
+
+def write_json(value: object) -> None:
+    import json
+
+    print(json.dumps(value, indent=2))
+
+
+def write_table(titles: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """A table for a person on a terminal; elsewhere lines of tab-separated fields."""
+    if not sys.stdout.isatty():
+        for row in rows:
+            print("\t".join(row))
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(*titles, box=None, pad_edge=False)
+    for row in rows:
+        table.add_row(*row)
+    Console().print(table, markup=False)
+
+
+def attributes_json(attributes: FileAttributes) -> dict[str, object]:
+    return {
+        "kind": attributes.kind.value,
+        "size": attributes.size,
+        "mtime_ns": attributes.mtime_ns,
+        "mode": attributes.mode,
+        "evidence": attributes.evidence,
+        "strength": attributes.strength.value,
+    }
+
+
+def cache_json(settings: config.CacheSettings, cache: Cache) -> dict[str, object]:
+    return {"tag": cache.tag, "backend": settings.backend, **settings.options}
+
+
+_FILE_TYPES = {
+    FileKind.FILE: stat.S_IFREG,
+    FileKind.DIRECTORY: stat.S_IFDIR,
+    FileKind.SYMLINK: stat.S_IFLNK,
+    FileKind.OTHER: 0,
+}
+
+
+def long_line(attributes: FileAttributes) -> str:
+    mode = (
+        "?---------"
+        if attributes.mode is None
+        else stat.filemode(_FILE_TYPES[attributes.kind] | attributes.mode)
+    )
+    return f"{mode} {attributes.size:>12} {date_text(attributes):<16}"
+
+
+def date_text(attributes: FileAttributes) -> str:
+    if attributes.mtime_ns is None:
+        return "-"
+    return time.strftime("%Y-%m-%d %H:%M", time.localtime(attributes.mtime_ns // 1_000_000_000))
+
+
+def base_name(url: str, path: str) -> str:
+    """The local name of what a URL names."""
+    name = path.rstrip("/").rpartition("/")[2]
+    if name in ("", ".", "..") or "\0" in name:
+        raise CallerError(f"{url} has no name of its own; give a DEST that is not a directory")
+    return name
+
+
+# -- the way in and out ------------------------------------------------------------------
+
+
+def main() -> None:
+    """Run the command; whatever goes wrong becomes one line and an exit status."""
+    try:
+        status = fscache_command.main(standalone_mode=False) or ExitStatus.DONE
+        sys.stdout.flush()
+    except SystemExit:
+        raise
+    except BaseException as error:
+        status = _tell(error)
+    if status in (ExitStatus.BROKEN_PIPE, ExitStatus.INTERRUPTED):
+        # What is still buffered for standard output has no reader; Python would complain at its exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    sys.exit(status)
+
+
+def _tell(error: BaseException) -> int:
+    """Say what went wrong; returns the exit status."""
+    reason = cause(error)
+    if isinstance(reason, click.exceptions.Abort):
+        return ExitStatus.INTERRUPTED
+    if isinstance(reason, click.exceptions.NoArgsIsHelpError):
+        reason.show()
+        return ExitStatus.USAGE
+    if isinstance(reason, click.ClickException):
+        context = reason.ctx if isinstance(reason, click.UsageError) else None
+        hint = f" (see {context.command_path} --help)" if context is not None else ""
+        say(reason.format_message() + hint)
+        return ExitStatus.USAGE
+    status = exit_status(reason)
+    if "--traceback" in sys.argv:
+        traceback.print_exception(error)
+    if status is ExitStatus.UNFORESEEN:
+        say(f"internal error: {type(reason).__name__}: {reason} (fscache --traceback ... shows where)")
+    elif status not in (ExitStatus.BROKEN_PIPE, ExitStatus.INTERRUPTED):
+        say(str(reason))
+    return status

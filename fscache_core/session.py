@@ -1,0 +1,132 @@
+"""One run of the ``fscache`` command: what was configured, and an `FsCache` made of it."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from fscache_core import config, plugins
+from fscache_core.errors import CacheUnusableError, CallerError, FscacheError, InstallationError
+from fscache_core.exit_status import ExitStatus, PluginFault, exit_status, plugin_fault
+from fscache_core.fscache import FsCache, open_fscache
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Sequence
+
+    from fscache_core.cache import Cache
+
+
+def printable(text: str) -> str:
+    """A text on one line of a terminal, whatever is in it."""
+    return "".join(
+        c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text
+    )
+
+
+def say(message: str) -> None:
+    """One line on standard error."""
+    print(f"fscache: {printable(message)}", file=sys.stderr, flush=True)
+
+
+class Failures:
+    """What went wrong with single files while the rest went on.  The first decides the exit status."""
+
+    def __init__(self) -> None:
+        self.status = ExitStatus.DONE
+
+    def report(self, error: FscacheError) -> None:
+        say(str(error))
+        if self.status is ExitStatus.DONE:
+            self.status = exit_status(error)
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """The configuration of one run: the command line over the file over the defaults."""
+
+    configuration: config.Configuration
+
+    @property
+    def caches(self) -> Sequence[config.CacheSettings]:
+        return self.configuration.caches or (config.default_cache(),)
+
+    @asynccontextmanager
+    async def open(self, urls: Sequence[str], *, with_cache: bool = True) -> AsyncIterator[FsCache]:
+        """An `FsCache` for these URLs, with everything that was configured.
+
+        If the cache cannot be used at all it does without, and says so.  A name or an option that makes no
+        sense is an error: a misspelling is not to go unnoticed.
+
+        Args:
+          with_cache: False for what no cache helps with, as long as the origin may be asked.
+
+        Raises:
+          PluginFault, CallerError: something that was named cannot be had.
+          CacheUnusableError: offline, so that there is nothing to fall back to.
+        """
+        coherency = self.configuration.coherency
+        async with open_fscache(coherency=coherency) as fscache:
+            self._attach(fscache, urls)
+            if with_cache or coherency.offline:
+                await self._add_caches(fscache)
+            yield fscache
+            stale = sum(volume.stats.stale_served for volume in fscache.volumes)
+            if stale:
+                say(f"the origin could not be asked: {stale} file(s) served as they were cached")
+
+    async def add_cache(self, fscache: FsCache, cache: config.CacheSettings) -> Cache:
+        try:
+            plugin = plugins.make(plugins.BACKEND_GROUP, cache.backend, cache.options)
+        except InstallationError as error:
+            raise plugin_fault(plugins.BACKEND_GROUP, cache.backend, error) from error
+        return await fscache.add_cache(plugin, tag=cache.tag or cache.backend)
+
+    async def _add_caches(self, fscache: FsCache) -> None:
+        # Core prefers the cache added last; a user expects the one named first.
+        for cache in reversed(self.caches):
+            try:
+                await self.add_cache(fscache, cache)
+            except (CacheUnusableError, PluginFault) as error:
+                # Nobody named the built-in default, so it is nobody's mistake if it is not installed.
+                unnamed = not self.configuration.caches
+                if self.configuration.coherency.offline or not (
+                    isinstance(error, CacheUnusableError) or unnamed
+                ):
+                    raise
+                say(f"cannot use the cache {cache}, reading from the origin: {error}")
+
+    def _attach(self, fscache: FsCache, urls: Sequence[str]) -> None:
+        """Attach the adapters that these URLs need, and no others: importing one takes time."""
+        schemes = {url.partition("://")[0].lower() for url in urls if "://" in url}
+        for name, options in self.configuration.netfs.items():
+            self._check_installed(name)
+            if name in schemes:
+                try:
+                    plugin = plugins.make(plugins.NETFS_GROUP, name, options)
+                except InstallationError as error:
+                    raise plugin_fault(plugins.NETFS_GROUP, name, error) from error
+                fscache.add_netfs(plugin, scheme=name)
+        for scheme in schemes:
+            try:
+                fscache.locate(f"{scheme}://")
+            except InstallationError as error:
+                fault = plugin_fault(plugins.NETFS_GROUP, scheme, error)
+                if fault.status is ExitStatus.UNKNOWN_PLUGIN:
+                    fault = PluginFault(str(error), ExitStatus.NO_NETFS)
+                raise fault from error
+            except CallerError:
+                pass  # the adapter is there, which is all that is asked here
+        for url, coherency in self.configuration.volumes.items():
+            if url.partition("://")[0].lower() in schemes:
+                fscache.set_coherency(url, coherency)
+
+    @staticmethod
+    def _check_installed(name: str) -> None:
+        names = {plugin.name for plugin in plugins.installed(plugins.NETFS_GROUP)}
+        if name not in names:
+            raise PluginFault(
+                f"no netfs is called {name!r}; installed: {', '.join(sorted(names)) or 'none'}",
+                ExitStatus.UNKNOWN_PLUGIN,
+            )
