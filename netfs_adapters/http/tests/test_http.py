@@ -393,7 +393,7 @@ async def test_an_origin_that_is_away_is_told_at_once_at_a_look_up(origin: Count
     netfs = HttpNetfs(backoff_seconds=1000)
     async with opened(netfs, origin.url("a.bin")) as (volume, path):
         origin.stop()
-        with pytest.raises(OriginUnreachableError, match="no connection: .*Connection refused"):
+        with pytest.raises(OriginUnreachableError, match=r"no connection: .*Connection refused"):
             await netfs.look_up(volume, path)
         origin.start()
         assert netfs.get_attr(await netfs.look_up(volume, path)).size == len(DATA)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
@@ -11,6 +10,7 @@ import trio
 
 from fscache_core.errors import CallerError
 from fscache_core.hookspecs import API_VERSION, AuxOutcome, FileAttributes, Location, netfs_hook
+from fscache_core.netfs import fit_key
 from netfs_http import url as urls
 from netfs_http.failure import Failure, Patience, patience
 from netfs_http.settings import Credentials, Settings, flag, header_lines, number, words
@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
     from netfs_http.origin import Origin
-
-_KEY_SIZE = 511
 
 
 @dataclass(slots=True, eq=False)
@@ -239,8 +237,4 @@ def _checked(path: str) -> str:
 
 
 def _fitting(text: str) -> bytes:
-    """A key of ``text``: itself, or if it is too long its beginning and a hash.  A URL holds no blank."""
-    key = text.encode("utf-8", "surrogateescape")
-    if len(key) <= _KEY_SIZE:
-        return key
-    return key[:440] + b" " + hashlib.sha256(key).hexdigest().encode()
+    return fit_key(text.encode("utf-8", "surrogateescape"))

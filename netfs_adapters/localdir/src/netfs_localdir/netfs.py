@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import hashlib
 import os
 from dataclasses import dataclass
 from functools import partial
@@ -23,6 +22,7 @@ from fscache_core.errors import (
     StaleError,
 )
 from fscache_core.hookspecs import API_VERSION, DirectoryEntry, FileAttributes, Location, netfs_hook
+from fscache_core.netfs import fit_key
 from netfs_localdir import disk
 from netfs_localdir.version import IGNORABLE, Filesystems, Version
 
@@ -146,10 +146,7 @@ class LocaldirNetfs:
     def get_key(self, netfs_data: object) -> bytes:
         if isinstance(netfs_data, LocaldirVolume):
             return netfs_data.key
-        key = os.fsencode(_file(netfs_data).path)
-        if len(key) > 511:
-            key = key[:440] + b"\0" + hashlib.sha256(key).hexdigest().encode()
-        return key
+        return fit_key(os.fsencode(_file(netfs_data).path))
 
     @netfs_hook
     def get_attr(self, netfs_data: object) -> FileAttributes:
