@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from fscache_core.errors import CallerError, OriginError, OriginPermissionError
+from fscache_core.errors import CallerError, OriginPermissionError
 from netfs_sshfs import SshfsNetfs
 
 if TYPE_CHECKING:
@@ -172,47 +172,3 @@ async def test_a_file_that_the_user_may_not_read_is_refused(
     finally:
         server.client_key.parent.chmod(0o700)
         await netfs.close_volume(volume)
-
-
-async def test_a_server_without_sftp_is_an_origin_error(tmp_path: Path) -> None:
-    import asyncio
-    import threading
-
-    import asyncssh
-
-    host_key = asyncssh.generate_private_key("ssh-ed25519")
-    client_key = asyncssh.generate_private_key("ssh-ed25519")
-    client_key.write_private_key(str(tmp_path / "key"))
-    ready = threading.Event()
-    loop = asyncio.new_event_loop()
-    ports: list[int] = []
-
-    async def serve() -> None:
-        acceptor = await asyncssh.listen(
-            "127.0.0.1",
-            0,
-            server_host_keys=[host_key],
-            authorized_client_keys=asyncssh.import_authorized_keys(client_key.export_public_key().decode()),
-        )
-        ports.append(acceptor.get_port())
-        ready.set()
-        await stop.wait()
-        acceptor.close()
-        await acceptor.wait_closed()
-
-    stop = asyncio.Event()
-    thread = threading.Thread(target=loop.run_until_complete, args=(serve(),))
-    thread.start()
-    ready.wait()
-    known_hosts = tmp_path / "known_hosts"
-    known_hosts.write_text(f"[127.0.0.1]:{ports[0]} {host_key.export_public_key().decode()}")
-    netfs = SshfsNetfs(config="", client_keys=tmp_path / "key", known_hosts=known_hosts)
-    volume = await netfs.open_volume(netfs.parse_url(f"sshfs://joe@127.0.0.1:{ports[0]}"))
-    try:
-        with pytest.raises(OriginError, match="no SFTP to be had"):
-            await netfs.look_up(volume, "/a")
-    finally:
-        await netfs.close_volume(volume)
-        loop.call_soon_threadsafe(stop.set)
-        thread.join()
-        loop.close()

@@ -310,8 +310,15 @@ async def test_a_file_replaced_or_removed_before_it_was_first_read_is_stale(
     os.rename(directory / "new", path)
     with pytest.raises(StaleError, match="changed at the origin"):
         await read(netfs, file, 0, 100)
+    file = await netfs.look_up(volume, path)
     os.unlink(path)
     with pytest.raises(StaleError, match="gone at the origin"):
+        await read(netfs, file, 0, 100)
+    make_file(directory / "a", b"a" * 100)
+    file = await netfs.look_up(volume, path)
+    os.unlink(path)
+    os.mkdir(path)
+    with pytest.raises(StaleError, match="changed at the origin"):
         await read(netfs, file, 0, 100)
 
 

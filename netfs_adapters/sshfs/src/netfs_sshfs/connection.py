@@ -44,7 +44,8 @@ class Session:
     ) -> None:
         self.connection = connection
         self.sftp = sftp
-        self.handles = Handles(sftp, options)
+        server = str(connection.get_extra_info("server_version", ""))
+        self.handles = Handles(sftp, options, in_order=server.startswith("SSH-2.0-OpenSSH"))
         self.writer = Writer(sftp, self.handles, options)
 
     async def close(self) -> None:

@@ -9,16 +9,17 @@ Everything here runs in the asyncio loop, except that a file may be forgotten in
 from __future__ import annotations
 
 import asyncio
-import time
 import weakref
 from collections import OrderedDict
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING
 
 import asyncssh
 
 from fscache_core.errors import StaleError
 from netfs_sshfs.faults import FAULTS
+from netfs_sshfs.loop import together
 from netfs_sshfs.version import Version
 
 if TYPE_CHECKING:
@@ -31,37 +32,53 @@ _CHECK_SIZE = 1 << 20  #: bytes that have arrived are checked and handed on in p
 
 
 class Handle:
-    """One open file."""
+    """One open file, or one being opened."""
 
-    def __init__(self, remote: asyncssh.SFTPClientFile, version: Version, margin_ns: int) -> None:
-        self.remote = remote
+    def __init__(self, opening: asyncio.Task[asyncssh.SFTPClientFile], version: Version) -> None:
+        self.opening = opening
         self.version = version
         self.n_readers = 0
-        self._margin_ns = margin_ns
+
+    @property
+    def opened(self) -> bool:
+        return self.opening.done() and not self.opening.cancelled() and self.opening.exception() is None
+
+    @property
+    def remote(self) -> asyncssh.SFTPClientFile:
+        return self.opening.result()
 
     async def check(self) -> None:
-        """Make sure that the file is still the version it was opened as.
+        """Make sure that the file is of the version.
+
+        What was read before this was asked is of the version then too: a change leaves its mark for good.
 
         Raises:
           StaleError: it is not.
         """
-        attributes = await self.remote.stat()
-        now = Version.from_attributes(attributes, time.time_ns(), self._margin_ns)
-        if not now.same_bytes(self.version):
-            raise StaleError(f"changed at the origin: was {self.version}, is {now}")
+        there = Version.from_attributes(await self.remote.stat(), 0, 0)
+        if not there.same_bytes(self.version):
+            raise StaleError(f"changed at the origin: was {self.version}, is {there}")
 
 
 class Handles:
-    """The open files of a session: at most so many, the least recently used are closed first."""
+    """The open files of a session: at most so many, the least recently used are closed first.
 
-    def __init__(self, sftp: asyncssh.SFTPClient, options: Options) -> None:
+    Args:
+      in_order: whether the server is known to execute requests in the order they come.  The protocol demands
+        it for the requests of one file, but there are servers with many threads.
+    """
+
+    def __init__(self, sftp: asyncssh.SFTPClient, options: Options, *, in_order: bool) -> None:
         self._sftp = sftp
         self._options = options
+        self._in_order = in_order
         self._loop = asyncio.get_running_loop()
-        self._opened: OrderedDict[weakref.ref[File], asyncio.Task[Handle]] = OrderedDict()
+        self._handles: OrderedDict[weakref.ref[File], Handle] = OrderedDict()
         self._closing: set[asyncio.Task[None]] = set()
-        # What a server does not tell (limits@openssh.com) is what every server must do: 32 KiB.
-        self._block_size = sftp.limits.max_read_len or 32768
+        # What a server does not tell (limits@openssh.com) is what every server must do: 32 KiB.  In multiples
+        # of 64 KiB, so that what arrives can be stored without waiting for the rest of a page or block.
+        largest = sftp.limits.max_read_len or 32768
+        self._block_size = largest - largest % 65536 if largest > 65536 else largest
 
     async def read(
         self,
@@ -80,43 +97,43 @@ class Handles:
         Raises:
           StaleError: the origin has no such version any more.
         """
-        handle = await self._get(file)
+        handle = self._get(file)
         handle.n_readers += 1
         try:
-            await _Range(handle, offset, buffer, arrived, progressed).read(
-                self._block_size, self._options.max_requests
-            )
+            await asyncio.shield(handle.opening)
+            reading = _Range(handle, offset, buffer, arrived, progressed)
+            if len(buffer) <= self._block_size and self._in_order:
+                await reading.read_at_once()
+            else:
+                await reading.read(self._block_size, self._options.max_requests)
         finally:
             handle.n_readers -= 1
             self._close_idle()
 
-    async def _get(self, file: File) -> Handle:
-        """The handle of a file, opening it if it is not open.  Who want it at the same time share it."""
+    def _get(self, file: File) -> Handle:
+        """The handle of a file, which is opened if it is not yet.  Who want it at the same time share it."""
         reference = weakref.ref(file, self._forgotten)
-        opening = self._opened.get(reference)
-        if opening is None:
-            opening = self._opened[reference] = asyncio.create_task(
-                self._open(file.wire_path, file.known_version)
-            )
-            opening.add_done_callback(
-                lambda opening: _succeeded(opening) or self._opened.pop(reference, None)
-            )
-        self._opened.move_to_end(reference)
-        return await asyncio.shield(opening)
+        handle = self._handles.get(reference)
+        if handle is None:
+            handle = Handle(asyncio.create_task(self._open(file.wire_path)), file.known_version)
+            handle.opening.add_done_callback(partial(self._opened, reference, handle))
+            self._handles[reference] = handle
+        self._handles.move_to_end(reference)
+        return handle
 
-    async def _open(self, path: bytes, version: Version) -> Handle:
+    async def _open(self, path: bytes) -> asyncssh.SFTPClientFile:
         try:
             # Without a block size, a read is one request: how many of them are under way is ours to say.
-            remote = await self._sftp.open(path, asyncssh.FXF_READ, encoding=None, block_size=None)
+            return await self._sftp.open(path, asyncssh.FXF_READ, encoding=None, block_size=None)
         except (asyncssh.SFTPNoSuchFile, asyncssh.SFTPNoSuchPath) as error:
             raise StaleError("gone at the origin") from error
-        handle = Handle(remote, version, self._options.clock_margin_ns)
-        try:
-            await handle.check()
-        except BaseException:
+
+    def _opened(self, reference: weakref.ref[File], handle: Handle, opening: object) -> None:
+        kept = self._handles.get(reference) is handle
+        if not handle.opened and kept:
+            del self._handles[reference]
+        elif handle.opened and not kept:  # forgotten meanwhile
             self.close_later(handle.remote)
-            raise
-        return handle
 
     def _forgotten(self, reference: weakref.ref[File]) -> None:
         """Called in whatever thread drops the last reference to a file."""
@@ -124,43 +141,23 @@ class Handles:
             self._loop.call_soon_threadsafe(self._forget, reference)
 
     def _forget(self, reference: weakref.ref[File]) -> None:
-        opening = self._opened.pop(reference, None)
-        if opening is not None:
-            self._discard(opening)
+        handle = self._handles.pop(reference, None)
+        if handle is not None and handle.opened:
+            self.close_later(handle.remote)
 
     def _close_idle(self) -> None:
         """Close what is over the limit and not being read, least recently used first."""
-        excess = len(self._opened) - self._options.max_open_files
+        excess = len(self._handles) - self._options.max_open_files
         if excess > 0:
-            idle = [
-                r
-                for r, opening in self._opened.items()
-                if _succeeded(opening) and not opening.result().n_readers
-            ]
-            for reference in idle[:excess]:
-                self.close_later(self._opened.pop(reference).result().remote)
-
-    def _discard(self, opening: asyncio.Task[Handle]) -> None:
-        def opened(done: asyncio.Task[Handle]) -> None:
-            if _succeeded(done):
-                self.close_later(done.result().remote)
-
-        opening.add_done_callback(opened)
+            idle = [key for key, handle in self._handles.items() if handle.opened and not handle.n_readers]
+            for key in idle[:excess]:
+                self.close_later(self._handles.pop(key).remote)
 
     def close_later(self, remote: asyncssh.SFTPClientFile) -> None:
         """Close a file without waiting until that is done."""
         closing = asyncio.create_task(_close(remote))
         self._closing.add(closing)
         closing.add_done_callback(self._closing.discard)
-
-
-def _succeeded(opening: asyncio.Task[Handle]) -> bool:
-    return opening.done() and not opening.cancelled() and opening.exception() is None
-
-
-async def _close(remote: asyncssh.SFTPClientFile) -> None:
-    with suppress(*FAULTS):  # with the connection lost the server closes it
-        await remote.close()
 
 
 class _Range:
@@ -177,7 +174,6 @@ class _Range:
         arrived: Callable[[int], None],
         progressed: Callable[[], None],
     ) -> None:
-        self._remote: asyncssh.SFTPClientFile = handle.remote
         self._handle = handle
         self._offset = offset
         self._buffer = buffer
@@ -188,44 +184,65 @@ class _Range:
         self._requested = self._received = self._asked = self._good = 0
         self._islands: dict[int, int] = {}  # start -> end of what arrived beyond a gap
 
+    async def read_at_once(self) -> None:
+        """Read a small range from a server that keeps requests in order.
+
+        The check is executed after the read, so nothing is gained by waiting for the one to send the other.
+        """
+        n_reads, _ = await together(self._fill(0, self._size), self._handle.check())
+        self._received = self._size
+        if n_reads == 1:
+            self._accept(self._size)
+        else:
+            await self._check()
+
     async def read(self, block_size: int, max_requests: int) -> None:
-        n_requests = min(max_requests, (self._size + block_size - 1) // block_size)
-        if n_requests == 1:
-            await self._request(block_size)
-            return
-        # Not a TaskGroup: in Python 3.11 and 3.12 one that fails leaves its task counted as cancelled,
-        # and the deadline around it is then not recognized (python/cpython issue 116720).
-        requests = [asyncio.create_task(self._request(block_size)) for _ in range(n_requests)]
-        try:
-            await asyncio.gather(*requests)
-        finally:
-            for request in requests:
-                request.cancel()
-            await asyncio.gather(*requests, return_exceptions=True)
+        """Read with several requests under way."""
+        n_requests = min(max_requests, -(-self._size // block_size))
+        await together(*(self._request(block_size) for _ in range(n_requests)))
 
     async def _request(self, block_size: int) -> None:
         while self._requested < self._size:
-            start = position = self._requested
+            start = self._requested
             end = self._requested = min(start + block_size, self._size)
-            while position < end:
-                data: bytes = await self._remote.read(end - position, self._offset + position)
-                if not data:
-                    raise StaleError(f"ends at byte {self._offset + position}: shorter than it was")
-                if len(data) > end - position:
-                    raise asyncssh.SFTPBadMessage("more data than asked for")
-                self._buffer[position : position + len(data)] = data
-                position += len(data)
-                self._progressed()
+            await self._fill(start, end)
             self._islands[start] = end
             while (end := self._islands.pop(self._received, 0)) > 0:
                 self._received = end
             if self._received - self._asked >= _CHECK_SIZE or self._asked < self._received == self._size:
                 await self._check()
 
+    async def _fill(self, start: int, end: int) -> int:
+        """Read a part of the buffer; returns how many requests it took."""
+        n_reads = 0
+        while start < end:
+            try:
+                data: bytes = await self._handle.remote.read(end - start, self._offset + start)
+            except asyncssh.SFTPFailure:
+                await self._handle.check()  # because of a change, perhaps: a directory now
+                raise
+            if not data:
+                raise StaleError(f"ends at byte {self._offset + start}: shorter than it was")
+            if len(data) > end - start:
+                raise asyncssh.SFTPBadMessage("more data than asked for")
+            self._buffer[start : start + len(data)] = data
+            start += len(data)
+            n_reads += 1
+            self._progressed()
+        return n_reads
+
     async def _check(self) -> None:
         received = self._asked = self._received
         await self._handle.check()
+        self._accept(received)
+
+    def _accept(self, received: int) -> None:
         self._progressed()
         if received > self._good:
             self._good = received
             self._arrived(received)
+
+
+async def _close(remote: asyncssh.SFTPClientFile) -> None:
+    with suppress(*FAULTS):  # with the connection lost the server closes it
+        await remote.close()

@@ -5,7 +5,6 @@ Everything here runs in the asyncio loop.
 
 from __future__ import annotations
 
-import asyncio
 import errno
 import os
 import posixpath
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING
 import asyncssh
 
 from fscache_core.errors import OriginError, StaleError
+from netfs_sshfs.loop import together
 from netfs_sshfs.version import Version
 
 if TYPE_CHECKING:
@@ -108,13 +108,7 @@ class Writer:
                 progressed()
 
         n_requests = min(self._options.max_requests, -(-len(buffer) // self._block_size))
-        requests = [asyncio.create_task(write_blocks()) for _ in range(n_requests)]
-        try:
-            await asyncio.gather(*requests)
-        finally:
-            for request in requests:
-                request.cancel()
-            await asyncio.gather(*requests, return_exceptions=True)
+        await together(*(write_blocks() for _ in range(n_requests)))
 
     async def version(self, remote: asyncssh.SFTPClientFile) -> Version:
         """The version of an open file."""
