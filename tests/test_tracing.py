@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from typing import TYPE_CHECKING
 
 import pytest
@@ -11,7 +12,9 @@ import trio
 from fscache_core.errors import CacheIOError, CallerError
 from fscache_core.folio import PAGE_SIZE, Folio
 from fscache_core.outcome import LookupOutcome
+from fscache_core.testing.cache_contract import open_session
 from fscache_core.tracing import Debug, Tracing
+from fscache_memory import MemoryBackend
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -59,6 +62,19 @@ async def test_the_mask_chooses_what_is_logged(lines: pytest.LogCaptureFixture) 
         lines.clear()
         await Tracing(debug).wrap("lookup_object", lookup_object)("file")
         assert [message[:3] for message in lines.messages] == begins
+
+
+async def test_objects_and_operations_are_named_as_everywhere(lines: pytest.LogCaptureFixture) -> None:
+    async with open_session(MemoryBackend(), wrappers=[Tracing(3)]) as session:
+        cookie = await session.file(size=5000)
+        name = f"OBJ{session.object(cookie).debug_id:x}"
+        await session.fill(cookie)
+    text = "\n".join(lines.messages)
+    assert f"==> lookup_object({name})\n<== lookup_object({name}) = CREATED\n" in text
+    assert re.search(
+        r"==> write_page\(OP[0-9a-f]+, 0\+2\)\n<== write_page\(OP[0-9a-f]+, 0\+2\) = STORED\n", text
+    )
+    assert f"==> drop_object({name})\n<== drop_object({name})\n" in text
 
 
 async def test_the_mask_can_be_changed_while_a_cache_is_in_use(lines: pytest.LogCaptureFixture) -> None:

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import os
 import threading
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -608,6 +609,49 @@ class CacheContract:
             assert (await session.read(cookie, 0, 16))[1] == {}
             await session.check(other, data)
 
+    # Versions.
+
+    async def test_who_has_the_old_version_open_goes_on_reading_it(self, store: object) -> None:
+        async with self.open(store) as session:
+            old = await session.file(aux=b"v1")
+            old_data = await session.fill(old, b"v1")
+            old.supersede()
+            new = await session.file(aux=b"v2", size=5 * BLOCK + 1)
+            assert await session.read(new, 0, 81) == (ReadOutcome.NO_DATA, {})
+            await session.check(old, old_data)
+            new_data = await session.fill(new, b"v2")
+            await session.check(old, old_data)
+            await session.check(new, new_data)
+            await old.relinquish()
+            await session.check(new, new_data)
+        async with self.open(store) as session:
+            await session.check(await session.file(aux=b"v2", size=5 * BLOCK + 1), new_data)
+
+    async def test_nothing_of_an_old_version_reaches_the_new_one(self, store: object) -> None:
+        """Whatever is done with the old version, once there is a new one."""
+        async with self.open(store) as session:
+            old = await session.file(aux=b"v1")
+            data = await session.fill(old, b"v1")
+            old.supersede()
+            new = await session.file(aux=b"v2")
+            new_data = await session.fill(new, b"v2")
+            await session.store(old, 0, data[:BLOCK])
+            _file(old.netfs_data).aux = b"v1 again"
+            old.update()
+            _file(old.netfs_data).size = 3 * BLOCK
+            old.attr_changed()
+            await session.check(new, new_data)
+            old.invalidate()
+            await old.wait_on_invalidate()
+            await session.store(old, 0, data[:BLOCK])
+            await session.check(new, new_data)
+            obj = session.object(new)
+            await old.relinquish(retire=True)
+            await session.check(new, new_data)
+            assert new.object is obj
+        async with self.open(store) as session:
+            await session.check(await session.file(aux=b"v2"), new_data)
+
     # Sizes.
 
     @staticmethod
@@ -883,13 +927,27 @@ class CacheContract:
         async with self.open(store) as session:
             data = await session.fill(cookie := await session.file())
             await session.file(b"other")
-            n_before = threading.active_count()
             await session.cache.withdraw()
             assert not session.cache.objects
-            assert threading.active_count() <= n_before
             assert await session.read(cookie, 0, 1) == (ReadOutcome.NO_BUFFERS, {})
         async with self.open(store) as session:
             await session.check(await session.file(), data)
+
+    @pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="descriptors are counted in /proc")
+    async def test_a_closed_cache_leaves_no_descriptor_and_no_task_behind(self, store: object) -> None:
+        async with self.open(store) as session:  # what a first use opens for good is not counted
+            await session.fill(await session.file(b"first"))
+        n_tasks, n_descriptors = (
+            trio.lowlevel.current_statistics().tasks_living,
+            len(os.listdir("/proc/self/fd")),
+        )
+        for number in range(3):
+            async with self.open(store) as session:
+                await session.fill(await session.file(b"%d" % number))
+                (await session.file(b"first", aux=b"%d" % number)).invalidate()
+                await (await session.file(b"third")).relinquish(retire=True)
+        assert len(os.listdir("/proc/self/fd")) == n_descriptors
+        assert trio.lowlevel.current_statistics().tasks_living == n_tasks
 
     async def test_many_files_at_once(self, store: object) -> None:
         async with self.open(store) as session:
