@@ -81,7 +81,7 @@ class BlockingFile(io.RawIOBase):
                 self._owner.soon(self._file.read_on, end)
                 return n
         if self.closed:
-            raise CallerError(f"{self._file!r} cannot be read")
+            raise ValueError(f"{self.name}: read of closed file")  # as every file object does
         return self._owner.run(self._file.readinto, offset, view)
 
     def pread(self, offset: int, size: int) -> bytes:

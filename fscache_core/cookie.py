@@ -476,6 +476,17 @@ class Cookie:
         new[0].begin()
         return True
 
+    async def index_object(self, cache: Cache) -> CacheObject | None:
+        """The available object of an index in a cache, made if needed; None if it cannot be had."""
+        if not any(obj.cache is cache for obj in self.objects):
+            for obj in cache.alloc_objects(self)[:1]:
+                obj.begin()
+        for obj in self.objects:
+            if obj.cache is cache:
+                await obj.wait_known()
+                return obj if obj.active else None
+        return None
+
     def _select_cache(self) -> Cache | None:
         """Choose a cache for a data cookie (section 9)."""
         domain, index = self.domain, self.parent

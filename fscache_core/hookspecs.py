@@ -607,6 +607,24 @@ class CacheSpec:
         Cancellation: no-effect.
         """
 
+    @_cache_spec(firstresult=True)
+    async def child_keys(self, obj: CacheObject) -> Sequence[tuple[int, bytes]]:
+        """Tell what is stored below an index, as pairs of cookie type and raw key.
+
+        Optional.  Kernel: none.  Without it, invalidating a prefix or a volume is refused.
+
+        Called: for an available index object, beside other operations.  What comes or goes meanwhile may be
+            in the answer or not.
+
+        Returns:
+          In any order; every child once.
+
+        Raises:
+          CacheIOError: the backing store failed.  Core stops this cache.
+
+        Cancellation: no-effect.
+        """
+
 
 # -- the netfs's side --------------------------------------------------------------------
 
@@ -657,8 +675,9 @@ class NetfsSpec:
         Called: when a file is opened or updated.  Must not block.
 
         Returns:
-          At most 509 bytes holding all that the origin offers: ETag, version id, size, mtime with its
-          resolution, inode, change counter.  `recall_file` must be able to read it.  Longer: hash.
+          At most 501 bytes (the file layer adds nine of its own) holding all that the origin offers:
+          ETag, version id, size, mtime with its resolution, inode, change counter.
+          `recall_file` must be able to read it.  Longer: hash.
 
         Cancellation: no-effect.
         """

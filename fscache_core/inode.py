@@ -9,12 +9,14 @@ A read is answered, page by page, from the first that has it: a fetch under way,
 
 from __future__ import annotations
 
+import struct
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import trio
 
-from fscache_core.cookie import Cookie, CookieDefinition, acquire_cookie
-from fscache_core.errors import CallerError, StaleError
+from fscache_core.cookie import MAX_AUX_SIZE, Cookie, CookieDefinition, acquire_cookie
+from fscache_core.errors import CallerError, PluginError, StaleError
 from fscache_core.fetch import Fetch
 from fscache_core.folio import PAGE_SHIFT, PAGE_SIZE, Folio, PageRuns, page_count
 from fscache_core.hookspecs import FileAttributes, Strength
@@ -28,9 +30,11 @@ if TYPE_CHECKING:
 #: Bytes of fetched pages that could not be stored, kept for the readers who are about to want them.
 KEPT_SIZE = 16 << 20
 
-# The file layer's own byte in front of the adapter's aux data.
-_STRONG = b"\x01"
-_WEAK = b"\x02"
+#: The file layer's own part of a label, in front of the adapter's aux data: strength of the evidence, and
+#: when the origin last said that this is the present version (milliseconds since the epoch).
+_HEADER = struct.Struct("<BQ")
+_STRONG, _WEAK = 1, 2
+MAX_NETFS_AUX_SIZE = MAX_AUX_SIZE - _HEADER.size
 
 
 class Inode:
@@ -53,7 +57,9 @@ class Inode:
         "volume",
     )
 
-    def __init__(self, volume: Volume, path: str, netfs_data: object, *, adopt: bool) -> None:
+    def __init__(
+        self, volume: Volume, path: str, netfs_data: object, *, adopt: bool, checked_at: float = 0.0
+    ) -> None:
         """Make an inode and its cookie.
 
         Args:
@@ -65,7 +71,8 @@ class Inode:
         self.path = path
         self.netfs_data = netfs_data
         self.attributes: FileAttributes | None = None if adopt else self.netfs.get_attr(netfs_data)
-        self.checked_at = 0.0  #: trio time of the origin's last word that this is the present version
+        #: When the origin last said that this is the present version, seconds since the epoch.
+        self.checked_at = checked_at
         self.fetches: list[Fetch] = []
         self.n_open = 0
         self.stale = False  #: the origin has another version
@@ -106,20 +113,46 @@ class Inode:
     def get_aux(self) -> bytes | None:
         if self.attributes is None:
             return None
-        return (_WEAK if self.weak else _STRONG) + self.netfs.get_aux(self.netfs_data)
+        aux = self.netfs.get_aux(self.netfs_data)
+        if len(aux) > MAX_NETFS_AUX_SIZE:
+            raise PluginError(
+                f"netfs {self.netfs.name}: {len(aux)} bytes of aux data for {self}; at most "
+                f"{MAX_NETFS_AUX_SIZE} are allowed",
+                plugin=self.netfs.name,
+            )
+        return _HEADER.pack(_WEAK if self.weak else _STRONG, int(self.checked_at * 1000)) + aux
 
     def check_aux(self, aux: bytes, object_size: int) -> AuxOutcome:
+        if len(aux) < _HEADER.size:
+            return AuxOutcome.OBSOLETE
+        strength, checked_ms = _HEADER.unpack_from(aux)
+        aux = aux[_HEADER.size :]
         if self.attributes is None:
             try:
-                recalled = self.netfs.recall_file(self.volume.data, self.path, aux[1:], object_size)
+                recalled = self.netfs.recall_file(self.volume.data, self.path, aux, object_size)
             except CallerError:
                 return AuxOutcome.OBSOLETE
             self.netfs_data = recalled
-            self.attributes = self.netfs.get_attr(recalled)
+            attributes = self.netfs.get_attr(recalled)
+            if strength != _STRONG and attributes.strength is Strength.STRONG:
+                # It has aged since, but what was cached was fetched when it proved nothing.
+                attributes = replace(attributes, strength=Strength.WEAK)
+            self.attributes = attributes
+            self.checked_at = checked_ms / 1000
             return AuxOutcome.OKAY
-        if self.weak or aux[:1] != _STRONG:
+        if self.weak or strength != _STRONG:
             return AuxOutcome.OBSOLETE  # equal evidence would prove nothing
-        return self.netfs.check_aux(self.netfs_data, aux[1:], object_size)
+        return self.netfs.check_aux(self.netfs_data, aux, object_size)
+
+    def checked(self, checked_at: float, *, keep: bool) -> None:
+        """Note that the origin said, at ``checked_at``, that this is the present version.
+
+        Args:
+          keep: write it into the label too, for other processes.
+        """
+        self.checked_at = checked_at
+        if keep and self.cookie.object is not None:
+            self.cookie.update()
 
     async def wait_adopted(self) -> bool:
         """Wait until it is known whether some version is cached; False if none is."""

@@ -138,7 +138,7 @@ class CacheObject:
         self._counted_in_parent = False
         self._lookup_called = False
         self._created_at = 0.0
-        self._dead: trio.Event | None = None
+        self._rested = trio.lowlevel.ParkingLot()  # woken whenever the machine comes to rest
 
     def __repr__(self) -> str:
         return f"OBJ{self.debug_id:x}"
@@ -333,10 +333,13 @@ class CacheObject:
             self.cookie.read_resident = None
 
     async def wait_dead(self) -> None:
-        if not self.dead:
-            if self._dead is None:
-                self._dead = trio.Event()
-            await self._dead.wait()
+        while not self.dead:
+            await self._rested.park()
+
+    async def wait_known(self) -> None:
+        """Wait until the object is available or never will be."""
+        while self.live and not self.available:
+            await self._rested.park()
 
     async def call(
         self,
@@ -445,8 +448,7 @@ class CacheObject:
         finally:
             self._dispatching = False
             self.domain.histogram.note("obj_runs", trio.current_time() - started)
-            if self.dead and self._dead is not None:
-                self._dead.set()
+            self._rested.unpark_all()
             self.put()
 
     def _next_state(self) -> State | None:

@@ -2,8 +2,8 @@
 
 This is the only module that imports stevedore and that touches pluggy's managers; past it nothing is
 ``Any``.  A facade resolves each hook once: it holds the bound method of the plugin itself, so a call
-costs a plain call, wrapped only if there are wrappers.  It supplies the defaults of optional hooks; where there
-is no default the attribute is None, and that is the whole capability statement.
+costs a plain call, wrapped only if there are wrappers.  It supplies the defaults of optional hooks; where
+there is no default the attribute is None, and that is the whole capability statement.
 """
 
 from __future__ import annotations
@@ -304,6 +304,9 @@ class BackendFacade:
         self.unlock_pages: Callable[[CacheObject, int, int], None] | None = get("unlock_pages")
         self.resident_pages: Callable[[CacheObject], Awaitable[Sequence[tuple[int, int]]]] | None = get(
             "resident_pages"
+        )
+        self.child_keys: Callable[[CacheObject], Awaitable[Sequence[tuple[int, bytes]]]] | None = get(
+            "child_keys"
         )
         if (self.lock_pages is None) != (self.unlock_pages is None):
             raise PluginError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import time
 from collections import OrderedDict
 from typing import TYPE_CHECKING
 
@@ -18,6 +19,7 @@ from fscache_core.errors import (
     OriginNotFoundError,
     OriginUnreachableError,
     PluginError,
+    UnsupportedError,
 )
 from fscache_core.file import File
 from fscache_core.hookspecs import DirectoryEntry, FileAttributes, FileKind, Location
@@ -31,6 +33,14 @@ if TYPE_CHECKING:
     from fscache_core.netfs import Netfs
     from fscache_core.plugins import NetfsFacade
     from fscache_core.readahead import Readahead
+
+#: A cookie for whatever is stored under a key: it adopts, and creates nothing.
+_BY_KEY = CookieDefinition(
+    "by key",
+    CookieType.DATA,
+    get_key=lambda key: key if isinstance(key, bytes) else b"",
+    get_aux=lambda _: None,
+)
 
 #: Inodes nobody has open that are kept, so that opening them again costs a look into a table.
 WARM_INODES = 256
@@ -125,6 +135,55 @@ class Volume:
             raise OfflineError(f"{self.location.volume} {path}: offline, and listings are not cached")
         return await self.netfs.list_directory(self.data, path)
 
+    async def invalidate(self, path: str) -> None:
+        """See to it that nothing cached of a file is used again.  Files that are open keep their version."""
+        self._absent.pop(path, None)
+        await self._retire(CookieType.DATA, self.netfs.get_key(self.netfs.name_file(self.data, path)))
+
+    async def invalidate_below(self, prefix: str = "") -> int:
+        """`invalidate` every file whose path begins with ``prefix``; returns how many were cached.
+
+        Where the cache knows a name only by its hash (names over 511 bytes), the file counts as below.
+
+        Raises:
+          UnsupportedError: the backend cannot tell what it has.
+        """
+        self._absent.clear()
+        for inode in list(self._inodes.values()):
+            if inode.path.startswith(prefix):
+                inode.become_stale()
+        begins = self.netfs.get_key(self.netfs.name_file(self.data, prefix)) if prefix else b""
+        keys = await self._stored_keys()
+        below = [(kind, key) for kind, key in keys if key.startswith(begins) or key.startswith(b"\0")]
+        for kind, key in below:
+            await self._retire(kind, key)
+        return len(below)
+
+    async def _stored_keys(self) -> Sequence[tuple[int, bytes]]:
+        for cache in self.domain.caches:
+            obj = await self.cookie.index_object(cache)
+            if obj is None:
+                continue
+            hook = cache.backend.child_keys
+            if hook is None:
+                raise UnsupportedError(
+                    f"cache {cache.tag}: backend {cache.backend.name} keeps no list of keys"
+                )
+            return await hook(obj)
+        return ()
+
+    async def _retire(self, kind: int, key: bytes) -> None:
+        """Delete what is stored under a key, whoever may be reading it."""
+        holder = self.cookie.children.get((kind, key))
+        if holder is not None and isinstance(holder.netfs_data, Inode):
+            holder.netfs_data.become_stale()
+        cookie = acquire_cookie(self.domain, self.cookie, _BY_KEY, key)
+        objects = list(cookie.objects)
+        await cookie.wait_lookup()
+        await cookie.relinquish(retire=True)
+        for obj in objects:
+            await obj.wait_dead()
+
     # -- for files -----------------------------------------------------------------------
 
     async def open_inode(self, path: str) -> Inode:
@@ -138,34 +197,43 @@ class Volume:
             if inode is None:
                 raise OfflineError(f"{self.location.volume} {path}: offline, and it is not cached")
             return inode
-        if coherency.mode is CoherencyMode.IMMUTABLE and (inode := await self._adopt(path)) is not None:
-            return inode
+        adopted = await self._adopt(path) if coherency.mode is not CoherencyMode.ALWAYS else None
         try:
-            netfs_data = await self._ask(path)
-        except OriginUnreachableError as error:
-            if not coherency.stale_if_error or (inode := await self._adopt(path)) is None:
-                raise
-            log.warning("%s %s: served from the cache: %s", self.location.volume, path, error)
-            self.stats.stale_served += 1
-            return inode
-        return self._open_version(path, netfs_data)
+            if adopted is not None and self._fresh(adopted):
+                return self._opened(adopted)
+            checked_at = time.time()
+            try:
+                netfs_data = await self._ask(path)
+            except OriginUnreachableError as error:
+                if not coherency.stale_if_error or (inode := await self._adopt(path)) is None:
+                    raise
+                log.warning("%s %s: served from the cache: %s", self.location.volume, path, error)
+                self.stats.stale_served += 1
+                return inode
+            return self._open_version(path, netfs_data, checked_at)
+        finally:
+            if adopted is not None:
+                self.close_inode(adopted)
 
     def open_fresh(self, path: str) -> Inode | None:
         """The inode of a version that need not be checked again, opened once more; None if there is none."""
         inode = self._inodes.get(path)
-        if inode is None or inode.attributes is None or inode.stale:
+        if inode is None or inode.attributes is None or inode.stale or not self._fresh(inode):
             return None
-        mode = self.coherency.mode
-        if (
-            self.coherency.offline
-            or mode is CoherencyMode.IMMUTABLE
-            or (
-                mode is CoherencyMode.TTL
-                and trio.current_time() - inode.checked_at < self.coherency.ttl_seconds
-            )
-        ):
-            return self._opened(inode)
-        return None
+        return self._opened(inode)
+
+    def _fresh(self, inode: Inode) -> bool:
+        """Whether coherency lets this version be used without asking."""
+        match self.coherency.mode:
+            case _ if self.coherency.offline:
+                return True
+            case CoherencyMode.IMMUTABLE:
+                return True
+            case CoherencyMode.TTL:
+                # A time in the future is a clock that was set back: then it is time to ask.
+                return 0 <= time.time() - inode.checked_at < self.coherency.ttl_seconds
+            case _:
+                return False
 
     def close_inode(self, inode: Inode) -> None:
         """Give back what `open_inode` returned.  The newest version of a file stays warm for a while."""
@@ -243,7 +311,7 @@ class Volume:
                 plugin=self.netfs.name,
             ) from error
 
-    def _open_version(self, path: str, netfs_data: object) -> Inode:
+    def _open_version(self, path: str, netfs_data: object, checked_at: float) -> Inode:
         """The inode for what the origin just described: the one in use if it is that version."""
         attributes = self.netfs.get_attr(netfs_data)
         if attributes.kind is FileKind.DIRECTORY:
@@ -253,11 +321,10 @@ class Volume:
         current = self._inodes.get(path)
         if current is not None:
             if current.is_version(netfs_data, attributes):
-                current.checked_at = trio.current_time()
+                current.checked(checked_at, keep=self.coherency.mode is CoherencyMode.TTL)
                 return self._opened(current)
             current.become_stale()
-        inode = self._new_inode(path, netfs_data, adopt=False)
-        inode.checked_at = trio.current_time()
+        inode = self._new_inode(path, netfs_data, adopt=False, checked_at=checked_at)
         if inode.weak:
             self.stats.weak += 1
         return self._opened(inode)
@@ -287,8 +354,8 @@ class Volume:
             inode.cookie.supersede()
             self._evict(inode)
 
-    def _new_inode(self, path: str, netfs_data: object, *, adopt: bool) -> Inode:
-        inode = Inode(self, path, netfs_data, adopt=adopt)
+    def _new_inode(self, path: str, netfs_data: object, *, adopt: bool, checked_at: float = 0.0) -> Inode:
+        inode = Inode(self, path, netfs_data, adopt=adopt, checked_at=checked_at)
         self._inodes[path] = inode
         self._all.add(inode)
         return inode

@@ -241,6 +241,10 @@ class MemoryBackend:
     async def resident_pages(self, obj: MemoryObject) -> Sequence[tuple[int, int]]:
         return list(obj.version.runs(0, page_count(obj.version.object_size)))
 
+    @cache_hook
+    async def child_keys(self, obj: MemoryObject) -> Sequence[tuple[int, bytes]]:
+        return list(obj.version.children)
+
     def _fill(self, version: Version, index: int, start: int, data: memoryview) -> None:
         """Store whole pages into one block; there is room for it."""
         stop, mask = start + len(data), page_mask(start, len(data))

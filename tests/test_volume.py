@@ -1,0 +1,162 @@
+"""Volumes: coherency over processes, invalidation."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from fscache_core import Coherency, OriginNotFoundError, UnsupportedError, open_fscache
+from fscache_memory import MemoryBackend
+
+if TYPE_CHECKING:
+    from fscache_core import FsCache
+    from fscache_core.testing.http_origin import CountingOrigin
+
+DATA = bytes(range(256)) * 100
+
+
+async def read_all(fscache: FsCache, url: str) -> bytes:
+    async with await fscache.open_file(url) as file:
+        return await file.read(0, file.size)
+
+
+async def test_a_ttl_holds_over_processes(fscache_http_origin: CountingOrigin) -> None:
+    origin, backend = fscache_http_origin, MemoryBackend()
+    origin.put("a", DATA)
+    async with open_fscache(coherency="ttl=600") as fscache:
+        await fscache.add_cache(backend)
+        await read_all(fscache, origin.url("a"))
+    requests = origin.n_requests
+    async with open_fscache(coherency="ttl=600") as fscache:
+        await fscache.add_cache(backend)
+        assert await read_all(fscache, origin.url("a")) == DATA
+    assert origin.n_requests == requests
+
+
+async def test_after_the_ttl_the_origin_is_asked_and_the_data_kept(
+    fscache_http_origin: CountingOrigin,
+) -> None:
+    origin, backend = fscache_http_origin, MemoryBackend()
+    origin.put("a", DATA)
+    for _ in range(3):
+        async with open_fscache(coherency="ttl=0.000001") as fscache:
+            await fscache.add_cache(backend)
+            assert await read_all(fscache, origin.url("a")) == DATA
+            (volume,) = fscache.volumes
+            assert volume.stats.origin_checks == 1
+    assert origin.bytes_sent == len(DATA)
+
+
+async def test_after_the_ttl_a_changed_file_is_read_in_its_new_version(
+    fscache_http_origin: CountingOrigin,
+) -> None:
+    origin, backend = fscache_http_origin, MemoryBackend()
+    for data in (DATA, DATA[::-1], DATA[:100]):
+        origin.put("a", data)
+        async with open_fscache(coherency="ttl=0.000001") as fscache:
+            await fscache.add_cache(backend)
+            assert await read_all(fscache, origin.url("a")) == data
+
+
+async def test_a_check_that_confirms_the_version_starts_a_new_ttl(
+    fscache_http_origin: CountingOrigin,
+) -> None:
+    origin, backend = fscache_http_origin, MemoryBackend()
+    origin.put("a", DATA)
+    for coherency in ("always", "ttl=0.000001", "ttl=600", "ttl=600"):
+        async with open_fscache(coherency=coherency) as fscache:
+            await fscache.add_cache(backend)
+            assert await read_all(fscache, origin.url("a")) == DATA
+            (volume,) = fscache.volumes
+            assert volume.stats.origin_checks == (coherency != "ttl=600")
+
+
+async def test_a_missing_file_is_remembered_for_the_negative_ttl(fscache_http_origin: CountingOrigin) -> None:
+    origin = fscache_http_origin
+    async with open_fscache(coherency=Coherency(negative_ttl_seconds=600)) as fscache:
+        for _ in range(3):
+            with pytest.raises(OriginNotFoundError):
+                await fscache.open_file(origin.url("a"))
+        asked = origin.n_requests
+        origin.put("a", DATA)
+        with pytest.raises(OriginNotFoundError):
+            await fscache.open_file(origin.url("a"))
+        assert origin.n_requests == asked
+        (volume,) = fscache.volumes
+        assert volume.stats.origin_checks == 1
+        await volume.invalidate("/a")
+        assert await read_all(fscache, origin.url("a")) == DATA
+
+
+@pytest.mark.parametrize("opened", [False, True])
+async def test_an_invalidated_file_is_fetched_again(
+    fscache_http_origin: CountingOrigin, opened: bool
+) -> None:
+    origin = fscache_http_origin
+    origin.put("a", DATA)
+    async with open_fscache(coherency="immutable") as fscache:
+        await fscache.add_cache(MemoryBackend())
+        file = await fscache.open_file(origin.url("a"))
+        assert await file.read(0, len(DATA)) == DATA
+        if not opened:
+            await file.aclose()
+        origin.put("a", new := DATA[::-1])
+        assert await read_all(fscache, origin.url("a")) == DATA
+        (volume,) = fscache.volumes
+        await volume.invalidate("/a")
+        assert await read_all(fscache, origin.url("a")) == new
+        if opened:
+            assert await file.read(0, len(DATA)) == DATA  # what is open keeps its version
+            await file.aclose()
+
+
+async def test_what_another_process_cached_can_be_invalidated(fscache_http_origin: CountingOrigin) -> None:
+    origin, backend = fscache_http_origin, MemoryBackend()
+    origin.put("a", DATA)
+    async with open_fscache() as fscache:
+        await fscache.add_cache(backend)
+        await read_all(fscache, origin.url("a"))
+    async with open_fscache() as fscache:
+        await fscache.add_cache(backend)
+        volume = await fscache.open_volume(origin.url("a"))
+        await volume.invalidate("/a")
+    async with open_fscache() as fscache:
+        await fscache.add_cache(backend)
+        await read_all(fscache, origin.url("a"))
+    assert origin.bytes_sent == 2 * len(DATA)
+
+
+async def test_a_prefix_is_invalidated_and_its_neighbours_are_not(
+    fscache_http_origin: CountingOrigin,
+) -> None:
+    origin, backend = fscache_http_origin, MemoryBackend()
+    names = ["d/a", "d/b", "d/" + "x" * 600, "e/a"]
+    for name in names:
+        origin.put(name, DATA)
+    async with open_fscache() as fscache:
+        await fscache.add_cache(backend)
+        for name in names:
+            await read_all(fscache, origin.url(name))
+    async with open_fscache() as fscache:
+        await fscache.add_cache(backend)
+        volume = await fscache.open_volume(origin.url(""))
+        assert await volume.invalidate_below("/d/") == 3
+        sent = origin.bytes_sent
+        for name in names:
+            assert await read_all(fscache, origin.url(name)) == DATA
+        assert origin.bytes_sent == sent + 3 * len(DATA)
+        assert await volume.invalidate_below() == 4
+
+
+async def test_a_backend_without_a_list_of_keys_refuses_to_invalidate_a_prefix(
+    fscache_http_origin: CountingOrigin,
+) -> None:
+    class NoKeys(MemoryBackend):
+        child_keys = None  # type: ignore[assignment]
+
+    async with open_fscache() as fscache:
+        await fscache.add_cache(NoKeys())
+        volume = await fscache.open_volume(fscache_http_origin.url(""))
+        with pytest.raises(UnsupportedError):
+            await volume.invalidate_below("/d/")
