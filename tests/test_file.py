@@ -43,7 +43,7 @@ async def memory_cache(backend: MemoryBackend | None = None, **options: object) 
 
 async def read_all(fscache: FsCache, url: str, piece: int = 100_000) -> bytes:
     async with await fscache.open_file(url) as file:
-        pieces = []
+        pieces: list[bytes] = []
         while data := await file.read(sum(map(len, pieces)), piece):
             pieces.append(data)
         return b"".join(pieces)
