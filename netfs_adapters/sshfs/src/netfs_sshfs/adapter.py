@@ -43,7 +43,8 @@ class SshfsNetfs:
       deadline_seconds: seconds without any progress after which an operation fails.
       reconnect_seconds: how long after a loss of the connection new operations wait for the server; later
         they fail at once.  Reads wait until their deadline.
-      keepalive_seconds: idle seconds after which the server is asked whether it is there; 0 for never.
+      keepalive_seconds: idle seconds after which the server is asked whether it is there; 0 for never;
+        default what ssh_config says, else 10.
       clock_margin_seconds: by how much this machine's clock may be ahead of the server's.
       max_requests: read requests under way per fetch.
       max_open_files: handles kept open at the server, per volume.
@@ -66,7 +67,7 @@ class SshfsNetfs:
         connect_timeout: float | str = 15,
         deadline_seconds: float | str = 60,
         reconnect_seconds: float | str = 5,
-        keepalive_seconds: float | str = 5,
+        keepalive_seconds: float | str | None = None,
         clock_margin_seconds: float | str = 2,
         max_requests: int | str = 16,
         max_open_files: int | str = 32,
@@ -79,7 +80,9 @@ class SshfsNetfs:
             connect_timeout=number("connect_timeout", connect_timeout, above=0),
             deadline_seconds=number("deadline_seconds", deadline_seconds, above=0),
             reconnect_seconds=number("reconnect_seconds", reconnect_seconds),
-            keepalive_seconds=number("keepalive_seconds", keepalive_seconds),
+            keepalive_seconds=None
+            if keepalive_seconds is None
+            else number("keepalive_seconds", keepalive_seconds),
             clock_margin_seconds=number("clock_margin_seconds", clock_margin_seconds),
             max_requests=whole_number("max_requests", max_requests),
             max_open_files=whole_number("max_open_files", max_open_files),

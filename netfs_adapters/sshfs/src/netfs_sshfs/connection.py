@@ -33,6 +33,7 @@ T = TypeVar("T")
 
 #: Measured on loopback: AES-GCM moves twice what ChaCha20, which asyncssh would choose, does.
 _CIPHERS = "^aes128-gcm@openssh.com,aes256-gcm@openssh.com"
+_KEEPALIVE_SECONDS = 10.0
 _CLOSE_SECONDS = 2.0
 
 
@@ -198,15 +199,20 @@ class Connection:
             client_keys=() if options.client_keys is None else list(options.client_keys),
             # An agent may hold more keys than a server allows attempts; keys that were named go alone.
             agent_path=() if options.client_keys is None else None,
-            keepalive_interval=options.keepalive_seconds or (),
             login_timeout=options.connect_timeout,
             tunnel=() if options.proxy_jump is None else options.proxy_jump,
         )
+        more: dict[str, object] = {}
         if asked.known_hosts is None:
             # "UserKnownHostsFile none", by which ssh means that nobody is known, asyncssh that anybody is.
-            asked = asyncssh.SSHClientConnectionOptions(asked, known_hosts=b"")
+            more["known_hosts"] = b""
         if asked.config.get("Ciphers") is None:
-            asked = asyncssh.SSHClientConnectionOptions(asked, encryption_algs=_CIPHERS)
+            more["encryption_algs"] = _CIPHERS
+        if options.keepalive_seconds is not None:
+            more["keepalive_interval"] = options.keepalive_seconds
+        elif asked.config.get("ServerAliveInterval") is None:
+            more["keepalive_interval"] = _KEEPALIVE_SECONDS
+        asked = asyncssh.SSHClientConnectionOptions(asked, **more)
         client.known_hosts = asked.known_hosts or _default_known_hosts()
         return await asyncssh.connect(endpoint.host, endpoint.port, options=asked)
 

@@ -91,7 +91,8 @@ class Handles:
         """Read a range of exactly the file's version into ``buffer``.
 
         Args:
-          arrived: called with the number of first bytes of ``buffer`` that are there and of this version.
+          arrived: called with the number of first bytes of ``buffer`` that are there and of this version,
+            except for all of them.
           progressed: called when anything arrived.
 
         Raises:
@@ -238,7 +239,8 @@ class _Range:
 
     def _accept(self, received: int) -> None:
         self._progressed()
-        if received > self._good:
+        # The return tells that all is there; to say so before costs a change of threads.
+        if self._good < received < self._size:
             self._good = received
             self._arrived(received)
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, TypeVar
 
 from fscache_core.errors import OriginUnreachableError
-from netfs_sshfs.loop import LoopClosedError, LoopThread
 from netfs_sshfs.url import printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
 
     from netfs_sshfs.connection import Connection
+    from netfs_sshfs.loop import LoopThread
     from netfs_sshfs.options import Options
     from netfs_sshfs.url import Endpoint
 
@@ -46,9 +46,11 @@ class Volume:
     ) -> T:
         """Run ``work(connection, report)`` in the connection's thread; see `LoopThread.run`."""
 
+        # asyncio and asyncssh are imported here, because that takes longer than reading a cached file.
+        from netfs_sshfs.loop import LoopClosedError, LoopThread
+
         async def job(report: Callable[[int], None]) -> T:
             if self._connection is None:
-                # Here, because importing asyncssh takes longer than reading a cached file.
                 from netfs_sshfs.connection import Connection
 
                 self._connection = Connection(self.endpoint, self.options)
@@ -66,17 +68,15 @@ class Volume:
     async def close(self) -> None:
         """End connection, loop and thread.  Idempotent."""
         self._closed = True
-        if self._thread is not None:
-            connection = self._connection
+        thread, self._thread = self._thread, None
+        if thread is None:
+            return
 
-            async def close_connection(report: Callable[[int], None]) -> None:
-                if connection is not None:
-                    await connection.close()
+        async def close_connection(report: Callable[[int], None]) -> None:
+            if self._connection is not None:
+                await self._connection.close()
 
-            try:
-                await self._thread.run(close_connection)
-            except LoopClosedError:
-                pass
-            finally:
-                await self._thread.close()
-                self._thread = None
+        try:
+            await thread.run(close_connection)
+        finally:
+            await thread.close()
