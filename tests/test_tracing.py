@@ -12,7 +12,7 @@ import trio
 from fscache_core.errors import CacheIOError, CallerError
 from fscache_core.folio import PAGE_SIZE, Folio
 from fscache_core.outcome import LookupOutcome
-from fscache_core.testing.cache_contract import open_session
+from fscache_core.testing.cache_session import open_session
 from fscache_core.tracing import Debug, Tracing
 from fscache_memory import MemoryBackend
 

@@ -3,7 +3,7 @@
 ::
 
     # conftest.py
-    pytest.register_assert_rewrite("fscache_core.testing.cache_contract")
+    pytest.register_assert_rewrite("fscache_core.testing")
 
     # test_contract.py
     class TestMyBackend(CacheContract):
@@ -17,24 +17,18 @@ store behind the backend's back, so that a mistake that is the same in both dire
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import os
 import threading
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from functools import partial
 from random import Random
-from typing import TYPE_CHECKING, ParamSpec, TypeVar, cast
+from typing import TYPE_CHECKING
 
 import pytest
 import trio
 
 from fscache_core import page
-from fscache_core.cookie import Cookie, CookieDefinition, acquire_cookie
-from fscache_core.errors import FscacheError
-from fscache_core.folio import PAGE_SIZE, Folio, page_count
-from fscache_core.fscache import open_fscache
+from fscache_core.folio import PAGE_SIZE, page_count
 from fscache_core.hookspecs import NOT_RESIDENT, Wrapper
 from fscache_core.outcome import (
     AuxOutcome,
@@ -44,228 +38,16 @@ from fscache_core.outcome import (
     ReserveOutcome,
     WriteOutcome,
 )
+from fscache_core.testing.cache_session import BLOCK, KIB, Session, content, open_session, origin_file
+from fscache_core.testing.interruption import Interrupter, cancelled_after
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from contextlib import AbstractAsyncContextManager
     from pathlib import Path
 
-    from fscache_core.cache import Cache
-    from fscache_core.domain import Domain, Limits
+    from fscache_core.cookie import Cookie
     from fscache_core.object import CacheObject
-
-P = ParamSpec("P")
-R = TypeVar("R")
-
-KIB = 1024
-BLOCK = 64 * KIB  # what the tests cross on purpose; a backend may use any other size
-
-
-# -- a netfs for the tests ---------------------------------------------------------------
-
-
-@dataclass(eq=False, slots=True)
-class OriginFile:
-    """What the tests' netfs knows of a file.  Change it, then tell the cookie."""
-
-    key: bytes
-    aux: bytes | None = b"v1"  #: None: adopt what is stored
-    size: int = 0
-    verdict: AuxOutcome | None = None  #: what `check_aux` answers; None: whether aux and size are equal
-
-
-def _file(netfs_data: object) -> OriginFile:
-    assert isinstance(netfs_data, OriginFile)
-    return netfs_data
-
-
-def _check_aux(netfs_data: object, aux: bytes, object_size: int) -> AuxOutcome:
-    file = _file(netfs_data)
-    if file.verdict is not None:
-        return file.verdict
-    fits = file.aux is None or (file.aux == aux and file.size == object_size)
-    return AuxOutcome.OKAY if fits else AuxOutcome.OBSOLETE
-
-
-def _definition(type: int) -> CookieDefinition:
-    return CookieDefinition(
-        "contract",
-        type,
-        get_key=lambda data: _file(data).key,
-        get_attr=lambda data: _file(data).size,
-        get_aux=lambda data: _file(data).aux,
-        check_aux=_check_aux,
-    )
-
-
-def content(version: bytes, size: int) -> bytes:
-    """``size`` bytes that tell versions, and pages of a version, apart."""
-    return hashlib.shake_128(version).digest(size) if size else b""
-
-
-@dataclass(slots=True)
-class Session:
-    """One opened cache, and what the tests do with it."""
-
-    domain: Domain
-    cache: Cache
-    volume: Cookie
-
-    def index(self, key: bytes, *, below: Cookie | None = None) -> Cookie:
-        definition = _definition(CookieType.INDEX)
-        return acquire_cookie(self.domain, below or self.volume, definition, OriginFile(key))
-
-    async def file(
-        self,
-        key: bytes = b"file",
-        *,
-        aux: bytes | None = b"v1",
-        size: int = 8 * BLOCK,
-        below: Cookie | None = None,
-        type: int = CookieType.DATA,
-        verdict: AuxOutcome | None = None,
-    ) -> Cookie:
-        """Acquire the cookie of a file and wait until its lookup is over."""
-        origin = OriginFile(key, aux, size, verdict)
-        cookie = acquire_cookie(self.domain, below or self.volume, _definition(type), origin)
-        await cookie.wait_lookup()
-        return cookie
-
-    async def store(self, cookie: Cookie, first: int, data: bytes | bytearray) -> WriteOutcome:
-        """Store pages as a netfs does that found them missing; returns when the backend has them."""
-        folio = Folio(first, memoryview(data).toreadonly())
-        scratch = Folio(first, memoryview(bytearray(len(data))))
-        if await page.alloc_page(cookie, scratch) is not ReadOutcome.NO_DATA:
-            return WriteOutcome.NO_BUFFERS
-        outcome = await page.write_page(cookie, folio)
-        await page.wait_on_page_write(cookie, first, folio.n_pages)
-        return outcome
-
-    async def fill(self, cookie: Cookie, version: bytes = b"v1") -> bytes:
-        """Store all of a file in pieces of a megabyte; returns its bytes."""
-        data = content(version, cookie.object_size)
-        for offset in range(0, len(data), KIB * KIB):
-            piece = data[offset : offset + KIB * KIB]
-            assert await self.store(cookie, offset // PAGE_SIZE, piece) is WriteOutcome.STORED
-        return data
-
-    async def read(
-        self, cookie: Cookie, first: int, n_pages: int, *, runs: Sequence[tuple[int, int]] | None = None
-    ) -> tuple[ReadOutcome, dict[int, bytes]]:
-        """Read pages, in one folio or in ``runs``; returns the outcome and the bytes of those there are.
-
-        The buffers hold rubbish before, so that pages that were not filled do not look like zeros.
-        """
-        pages: dict[int, bytes] = {}
-        folios = []
-        for run_first, run_length in runs or [(first, n_pages)]:
-            size = min(run_length * PAGE_SIZE, cookie.object_size - run_first * PAGE_SIZE)
-            folios.append(Folio(run_first, memoryview(bytearray(b"\xa5" * size))))
-
-        def page_bytes(page_index: int) -> bytes:
-            folio = next(folio for folio in folios if folio.first <= page_index < folio.end)
-            return bytes(folio.part(page_index, 1).buffer)
-
-        def end_io(first: int, n_pages: int, error: BaseException | None) -> None:
-            assert error is None
-            for page_index in range(first, first + n_pages):
-                assert page_index not in pages, f"page {page_index} was ended twice"
-                pages[page_index] = page_bytes(page_index)
-
-        outcome = await page.read_or_alloc_pages(cookie, folios, end_io)
-        for page_index, ended in pages.items():
-            assert page_bytes(page_index) == ended, f"page {page_index} changed after it was ended"
-        return outcome, pages
-
-    async def check(self, cookie: Cookie, data: bytes, pages: Sequence[int] | None = None) -> None:
-        """Assert that exactly ``pages`` (all, if not given) are stored, and hold these bytes of ``data``."""
-        n_pages = page_count(len(data))
-        wanted = range(n_pages) if pages is None else pages
-        want = {at: data[at * PAGE_SIZE : (at + 1) * PAGE_SIZE] for at in wanted}
-        outcome, found = await self.read(cookie, 0, n_pages)
-        assert sorted(found) == sorted(want)
-        assert found == want
-        assert outcome is (ReadOutcome.HIT if len(want) == n_pages else ReadOutcome.NO_DATA)
-
-    def object(self, cookie: Cookie) -> CacheObject:
-        obj = cookie.object
-        assert obj is not None, f"{cookie!r} is not cached"
-        return obj
-
-
-@asynccontextmanager
-async def open_session(
-    backend: object, *, wrappers: Sequence[Wrapper] = (), limits: Limits | None = None
-) -> AsyncIterator[Session]:
-    """Open a cache on ``backend``, with a volume of the tests' netfs; at the end all is stored and closed."""
-    async with open_fscache(limits=limits) as fscache:
-        cache = await fscache.add_cache(backend, tag="contract", wrappers=wrappers)
-        session = Session(fscache.domain, cache, fscache.register_netfs("contract", 1).primary_index)
-        session.volume = session.index(b"volume")
-        yield session
-        for cookie in list(fscache.domain.cookies.values()):
-            await cookie.wait_on_stores()
-    assert cache.withdrawn
-    assert not cache.objects
-
-
-class StepCanceller(trio.abc.Instrument):
-    """Cancels ``scope`` when ``task`` is about to run for the ``n_steps``-th time from now."""
-
-    def __init__(self, task: trio.lowlevel.Task, scope: trio.CancelScope, n_steps: int) -> None:
-        self.task, self.scope, self.n_left = task, scope, n_steps
-
-    def before_task_step(self, task: trio.lowlevel.Task) -> None:
-        if task is self.task:
-            self.n_left -= 1
-            if self.n_left == 0:
-                self.scope.cancel()
-
-
-async def cancelled_after(n_steps: int, function: Callable[[], Awaitable[R]]) -> tuple[bool, R | None]:
-    """Await ``function()``, cancelled in its ``n_steps``-th step; (False, its result) if it took fewer.
-
-    Step 0 is before its first checkpoint.
-    """
-    with trio.CancelScope() as scope:
-        if n_steps == 0:
-            scope.cancel()
-        canceller = StepCanceller(trio.lowlevel.current_task(), scope, n_steps)
-        trio.lowlevel.add_instrument(canceller)
-        try:
-            result = await function()
-        finally:
-            trio.lowlevel.remove_instrument(canceller)
-        return False, result
-    return True, None
-
-
-class Interrupter:
-    """A wrapper: the ``at``-th call of one hook is cancelled at its ``n_steps``-th step, and fails for it."""
-
-    def __init__(self, hook: str, at: int, n_steps: int) -> None:
-        self.hook, self.at, self.n_steps = hook, at, n_steps
-        self.n_calls = 0
-        self.cancelled = False
-
-    def wrap(self, hook: str, proceed: Callable[P, R]) -> Callable[P, R]:
-        if hook != self.hook:
-            return proceed
-        asynchronous = cast("Callable[..., Awaitable[object]]", proceed)
-
-        async def interrupted(*args: object) -> object:
-            self.n_calls += 1
-            if self.n_calls != self.at:
-                return await asynchronous(*args)
-            self.cancelled, result = await cancelled_after(self.n_steps, partial(asynchronous, *args))
-            if self.cancelled:
-                raise FscacheError(f"the test cancelled {hook} at step {self.n_steps}")
-            return result
-
-        return cast("Callable[P, R]", interrupted)
-
-
-# -- the tests ---------------------------------------------------------------------------
 
 
 @pytest.mark.trio
@@ -529,7 +311,7 @@ class CacheContract:
         async with self.open(store) as session:
             cookie = await session.file()
             data = await session.fill(cookie)
-            _file(cookie.netfs_data).aux = b"v2, which is longer"
+            origin_file(cookie.netfs_data).aux = b"v2, which is longer"
             cookie.update()
         async with self.open(store) as session:
             await session.check(await session.file(aux=b"v2, which is longer"), data)
@@ -556,7 +338,7 @@ class CacheContract:
         async with self.open(store) as session:
             cookie = await session.file()
             assert await cookie.check_consistency() is ConsistencyOutcome.CONSISTENT
-            _file(cookie.netfs_data).aux = b"v2"
+            origin_file(cookie.netfs_data).aux = b"v2"
             assert await cookie.check_consistency() is ConsistencyOutcome.STALE
 
     # Deleting.
@@ -590,7 +372,7 @@ class CacheContract:
         async with self.open(store) as session:
             cookie = await session.file()
             await session.fill(cookie)
-            _file(cookie.netfs_data).aux, _file(cookie.netfs_data).size = b"v2", 3 * BLOCK + 1
+            origin_file(cookie.netfs_data).aux, origin_file(cookie.netfs_data).size = b"v2", 3 * BLOCK + 1
             cookie.invalidate()
             await cookie.wait_on_invalidate()
             assert await session.read(cookie, 0, 48) == (ReadOutcome.NO_DATA, {})
@@ -636,9 +418,9 @@ class CacheContract:
             new = await session.file(aux=b"v2")
             new_data = await session.fill(new, b"v2")
             await session.store(old, 0, data[:BLOCK])
-            _file(old.netfs_data).aux = b"v1 again"
+            origin_file(old.netfs_data).aux = b"v1 again"
             old.update()
-            _file(old.netfs_data).size = 3 * BLOCK
+            origin_file(old.netfs_data).size = 3 * BLOCK
             old.attr_changed()
             await session.check(new, new_data)
             old.invalidate()
@@ -656,7 +438,7 @@ class CacheContract:
 
     @staticmethod
     async def resize(session: Session, cookie: Cookie, size: int) -> None:
-        _file(cookie.netfs_data).size = size
+        origin_file(cookie.netfs_data).size = size
         assert cookie.attr_changed()
         await session.read(cookie, 0, 1)  # behind it in the queue: attr_changed is exclusive
 
@@ -777,7 +559,7 @@ class CacheContract:
                     wrong.append(f"not within 10 s: {what}")
 
             async def write(version: int) -> None:
-                _file(cookie.netfs_data).aux = b"%d" % version
+                origin_file(cookie.netfs_data).aux = b"%d" % version
                 cookie.invalidate()
                 await cookie.wait_on_invalidate()
                 await session.read(cookie, 0, 1)  # behind the invalidation: nothing old from here on
@@ -812,6 +594,26 @@ class CacheContract:
                 await session.store(cookie, first, content(b"v1", size))
             runs = list(await hook(session.object(cookie)))
             assert runs == [(1, 1), (3, 2), (15, 2), (32, 17), (112, 1)]
+
+    async def test_child_keys_are_what_is_stored_below_an_index(self, store: object) -> None:
+        stored = {(CookieType.DATA, b"a"), (CookieType.DATA, b"/\0\xff"), (CookieType.SPECIAL, b"a")}
+        stored.add((CookieType.DATA, b"k" * 511))
+        async with self.open(store) as session:
+            index = session.index(b"index")
+            for type, key in stored:
+                await session.fill(await session.file(key, size=5000, below=index, type=type))
+            gone = await session.file(b"gone", below=index)
+            await gone.relinquish(retire=True)
+            below = session.index(b"deep", below=index)
+            await session.file(b"not a child", below=below)
+        async with self.open(store) as session:
+            hook = session.cache.backend.child_keys
+            if hook is None:
+                pytest.skip("this backend has no child_keys")
+            index = session.index(b"index")
+            await session.file(b"a", size=5000, below=index)  # gives the index an object
+            found = [(int(type), key) for type, key in await hook(session.object(index))]
+            assert sorted(found) == sorted({*stored, (CookieType.INDEX, b"deep")})
 
     async def test_pinning_is_granted_or_refused_and_can_be_repeated(self, store: object) -> None:
         async with self.open(store) as session:
@@ -895,13 +697,16 @@ class CacheContract:
                         for first in (0, 16, 20):
                             await session.store(cookie, first, data[first * PAGE_SIZE :])
                     case "update_object":
-                        _file(cookie.netfs_data).aux = b"v2"
+                        origin_file(cookie.netfs_data).aux = b"v2"
                         cookie.update()
                     case "invalidate_object":
-                        _file(cookie.netfs_data).aux, _file(cookie.netfs_data).size = b"v2", new_size
+                        origin_file(cookie.netfs_data).aux, origin_file(cookie.netfs_data).size = (
+                            b"v2",
+                            new_size,
+                        )
                         cookie.invalidate()
                     case "attr_changed":
-                        _file(cookie.netfs_data).size = new_size
+                        origin_file(cookie.netfs_data).size = new_size
                         cookie.attr_changed()
             assert interrupter.n_calls >= at
             async with self.open(store) as session:

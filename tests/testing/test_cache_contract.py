@@ -66,7 +66,7 @@ BROKEN = {
 
 HEAD = """
 from fscache_core.hookspecs import NOT_RESIDENT, ConsistencyOutcome, ReadOutcome, WriteOutcome
-from fscache_core.testing.cache_contract import CacheContract, open_session
+from fscache_core.testing.cache_session import open_session
 from fscache_core.testing.faulty import Answer, Corrupt, Fail, Faults, Twice
 from fscache_memory import MemoryBackend
 import pytest

@@ -1,3 +1,3 @@
 import pytest
 
-pytest.register_assert_rewrite("fscache_core.testing.cache_contract")
+pytest.register_assert_rewrite("fscache_core.testing")

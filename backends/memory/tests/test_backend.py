@@ -17,12 +17,12 @@ from fscache_core.folio import PAGE_SIZE, page_count
 from fscache_core.fscache import open_fscache
 from fscache_core.hookspecs import NOT_RESIDENT
 from fscache_core.outcome import ReadOutcome, ReserveOutcome, WriteOutcome
-from fscache_core.testing.cache_contract import content, open_session
+from fscache_core.testing.cache_session import content, open_session
 from fscache_memory import MemoryBackend
 
 if TYPE_CHECKING:
     from fscache_core.cookie import Cookie
-    from fscache_core.testing.cache_contract import Session
+    from fscache_core.testing.cache_session import Session
 
 KIB, MIB = 1024, 1024 * 1024
 BLOCK = 64 * KIB
