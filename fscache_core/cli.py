@@ -6,7 +6,7 @@ cost little more than starting Python.
 
 from __future__ import annotations
 
-import dataclasses
+import logging
 import os
 import stat
 import sys
@@ -19,92 +19,22 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 import click
 import trio
 
-from fscache_core import config
-from fscache_core.coherency import Coherency
 from fscache_core.errors import CallerError, FscacheError
 from fscache_core.exit_status import ExitStatus, cause, exit_status
 from fscache_core.fscache import open_fscache
 from fscache_core.hookspecs import FileAttributes, FileKind
 from fscache_core.progress import meter
-from fscache_core.session import Failures, Session, printable, say
+from fscache_core.session import Failures, LogLines, Session, printable, say, session_options
 from fscache_core.transfer import OutputError, copy, copy_tree, send
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Sequence
 
+    from fscache_core import config
     from fscache_core.cache import Cache
 
 P = ParamSpec("P")
 T = TypeVar("T")
-
-
-# -- options that several commands have --------------------------------------------------
-
-
-def session_options(command: Callable[..., ExitStatus | None]) -> Callable[..., ExitStatus | None]:
-    """Give a command the options that say where its bytes may come from, and a `Session` made of them."""
-
-    @click.option(
-        "--cache",
-        "caches",
-        metavar="BACKEND[:option=value,...]",
-        multiple=True,
-        help="The cache to use; a comma in a value is written '\\,'.  May be repeated.",
-    )
-    @click.option(
-        "--netfs",
-        "netfses",
-        metavar="NAME[:option=value,...]",
-        multiple=True,
-        help="Options of a netfs adapter.  May be repeated.",
-    )
-    @click.option(
-        "--config",
-        "config_file",
-        type=click.Path(path_type=Path),
-        metavar="FILE",
-        help="Configuration (TOML).  Default: $XDG_CONFIG_HOME/fscache/config.toml",
-    )
-    @click.option("--offline", is_flag=True, help="Never contact an origin: serve what is cached.")
-    @click.option(
-        "--coherency",
-        metavar="always|ttl=SECONDS|immutable",
-        help="When a cached version may be used without asking the origin.  Default: always ask.",
-    )
-    @click.option(
-        "--stale-if-error", is_flag=True, help="Serve what is cached if the origin cannot be asked."
-    )
-    @wraps(command)
-    def with_session(
-        *arguments: object,
-        caches: Sequence[str],
-        netfses: Sequence[str],
-        config_file: Path | None,
-        offline: bool,
-        coherency: str | None,
-        stale_if_error: bool,
-        **options: object,
-    ) -> ExitStatus | None:
-        chosen = config.read_configuration(config_file)
-        if caches:
-            chosen = dataclasses.replace(chosen, caches=tuple(config.parse_cache(text) for text in caches))
-        if netfses:
-            given = {name: options for name, options in map(config.parse_netfs, netfses)}
-            chosen = dataclasses.replace(chosen, netfs={**chosen.netfs, **given})
-        changes: dict[str, Any] = {"offline": True} if offline else {}
-        if stale_if_error:
-            changes["stale_if_error"] = True
-        if coherency is not None:
-            rule = Coherency.parse(coherency)
-            changes |= {"mode": rule.mode, "ttl_seconds": rule.ttl_seconds}
-        chosen = dataclasses.replace(
-            chosen,
-            coherency=dataclasses.replace(chosen.coherency, **changes),
-            volumes={url: dataclasses.replace(each, **changes) for url, each in chosen.volumes.items()},
-        )
-        return command(*arguments, session=Session(chosen), **options)
-
-    return with_session
 
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Write JSON.")
@@ -124,13 +54,15 @@ def run(function: Callable[P, Awaitable[T]]) -> Callable[P, T]:
 
 
 class Commands(click.Group):
-    """The subcommands.  Nobody reading our output is not an error of ours; click would end with 1."""
+    """The subcommands.  For an interrupt and for output nobody reads click has a way of its own; not ours."""
 
     def invoke(self, ctx: click.Context) -> Any:  # noqa: ANN401
         try:
             return super().invoke(ctx)
         except BrokenPipeError:
             raise click.exceptions.Exit(ExitStatus.BROKEN_PIPE) from None
+        except KeyboardInterrupt:
+            raise click.exceptions.Exit(ExitStatus.INTERRUPTED) from None
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
@@ -370,6 +302,7 @@ def base_name(url: str, path: str) -> str:
 
 def main() -> None:
     """Run the command; whatever goes wrong becomes one line and an exit status."""
+    logging.getLogger().addHandler(LogLines())
     try:
         status = fscache_command.main(standalone_mode=False) or ExitStatus.DONE
         sys.stdout.flush()
@@ -386,8 +319,6 @@ def main() -> None:
 def _tell(error: BaseException) -> int:
     """Say what went wrong; returns the exit status."""
     reason = cause(error)
-    if isinstance(reason, click.exceptions.Abort):
-        return ExitStatus.INTERRUPTED
     if isinstance(reason, click.exceptions.NoArgsIsHelpError):
         reason.show()
         return ExitStatus.USAGE

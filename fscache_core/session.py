@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import dataclasses
+import logging
 import sys
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from functools import wraps
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
 
 from fscache_core import config, plugins
+from fscache_core.coherency import Coherency
 from fscache_core.errors import CacheUnusableError, CallerError, FscacheError, InstallationError
 from fscache_core.exit_status import ExitStatus, PluginFault, exit_status, plugin_fault
 from fscache_core.fscache import FsCache, open_fscache
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Sequence
+    from collections.abc import AsyncIterator, Callable, Sequence
 
     from fscache_core.cache import Cache
 
@@ -28,6 +35,16 @@ def printable(text: str) -> str:
 def say(message: str) -> None:
     """One line on standard error."""
     print(f"fscache: {printable(message)}", file=sys.stderr, flush=True)
+
+
+class LogLines(logging.Handler):
+    """What core and plugins log as an error, one line each; the rest is in the statistics."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.ERROR)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        say(record.getMessage())
 
 
 class Failures:
@@ -130,3 +147,72 @@ class Session:
                 f"no netfs is called {name!r}; installed: {', '.join(sorted(names)) or 'none'}",
                 ExitStatus.UNKNOWN_PLUGIN,
             )
+
+
+# -- the options that a session is made of -----------------------------------------------
+
+
+def session_options(command: Callable[..., ExitStatus | None]) -> Callable[..., ExitStatus | None]:
+    """Give a command the options that say where its bytes may come from, and a `Session` made of them."""
+
+    @click.option(
+        "--cache",
+        "caches",
+        metavar="BACKEND[:option=value,...]",
+        multiple=True,
+        help="The cache to use; a comma in a value is written '\\,'.  May be repeated.",
+    )
+    @click.option(
+        "--netfs",
+        "netfses",
+        metavar="NAME[:option=value,...]",
+        multiple=True,
+        help="Options of a netfs adapter.  May be repeated.",
+    )
+    @click.option(
+        "--config",
+        "config_file",
+        type=click.Path(path_type=Path),
+        metavar="FILE",
+        help="Configuration (TOML).  Default: $XDG_CONFIG_HOME/fscache/config.toml",
+    )
+    @click.option("--offline", is_flag=True, help="Never contact an origin: serve what is cached.")
+    @click.option(
+        "--coherency",
+        metavar="always|ttl=SECONDS|immutable",
+        help="When a cached version may be used without asking the origin.  Default: always ask.",
+    )
+    @click.option(
+        "--stale-if-error", is_flag=True, help="Serve what is cached if the origin cannot be asked."
+    )
+    @wraps(command)
+    def with_session(
+        *arguments: object,
+        caches: Sequence[str],
+        netfses: Sequence[str],
+        config_file: Path | None,
+        offline: bool,
+        coherency: str | None,
+        stale_if_error: bool,
+        **options: object,
+    ) -> ExitStatus | None:
+        chosen = config.read_configuration(config_file)
+        if caches:
+            chosen = dataclasses.replace(chosen, caches=tuple(config.parse_cache(text) for text in caches))
+        if netfses:
+            given = {name: options for name, options in map(config.parse_netfs, netfses)}
+            chosen = dataclasses.replace(chosen, netfs={**chosen.netfs, **given})
+        changes: dict[str, Any] = {"offline": True} if offline else {}
+        if stale_if_error:
+            changes["stale_if_error"] = True
+        if coherency is not None:
+            rule = Coherency.parse(coherency)
+            changes |= {"mode": rule.mode, "ttl_seconds": rule.ttl_seconds}
+        chosen = dataclasses.replace(
+            chosen,
+            coherency=dataclasses.replace(chosen.coherency, **changes),
+            volumes={url: dataclasses.replace(each, **changes) for url, each in chosen.volumes.items()},
+        )
+        return command(*arguments, session=Session(chosen), **options)
+
+    return with_session

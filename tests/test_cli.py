@@ -268,7 +268,7 @@ def test_cp_that_fails_leaves_what_was_there(shell: Shell, origin: CountingOrigi
     target = tmp_path / "target"
     target.mkdir()
     (target / "a.bin").write_bytes(b"old")
-    origin.fault("a.bin", Fault(reset_after=100_000), times=1000)
+    origin.fault("a.bin", Fault(reset_after=0), times=1000)
     shell.complaint(ExitStatus.UNREACHABLE, "cp", *MEMORY, "--netfs", NO_RETRIES, origin.url("a.bin"), target)
     assert {path.name: path.read_bytes() for path in target.iterdir()} == {"a.bin": b"old"}
 

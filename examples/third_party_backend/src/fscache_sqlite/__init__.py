@@ -104,10 +104,9 @@ class SqliteBackend:
 
     @cache_hook
     async def check_consistency(self, op: Operation) -> ConsistencyOutcome:
-        for aux, size in await self._run(LABEL, (self._row[op.object],)):
-            if op.object.check_aux(aux, size) is AuxOutcome.OKAY:
-                return ConsistencyOutcome.CONSISTENT
-        return ConsistencyOutcome.STALE
+        labels = await self._run(LABEL, (self._row[op.object],))
+        fits = any(op.object.check_aux(aux, size) is AuxOutcome.OKAY for aux, size in labels)
+        return ConsistencyOutcome.CONSISTENT if fits else ConsistencyOutcome.STALE
 
     @cache_hook
     async def update_object(self, obj: CacheObject) -> None:
