@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING
 import pytest
 import trio
 
+from fscache_core import page
 from fscache_core.errors import CallerError
-from fscache_core.folio import PAGE_SIZE, page_count
+from fscache_core.folio import PAGE_SIZE, Folio, page_count
 from fscache_core.fscache import open_fscache
 from fscache_core.hookspecs import NOT_RESIDENT
 from fscache_core.outcome import ReadOutcome, ReserveOutcome, WriteOutcome
-from fscache_core.testing.cache_session import content, open_session
+from fscache_core.testing.cache_session import content, open_session, origin_file
 from fscache_memory import MemoryBackend
 
 if TYPE_CHECKING:
@@ -207,6 +208,32 @@ async def test_retiring_all_gives_all_memory_back() -> None:
             await cookie.pin()
             await cookie.relinquish(retire=True)
     assert backend.space.charged <= before + 3 * 2048  # the indices of the netfs and the volume
+
+
+# -- sizes that come with the pages ------------------------------------------------------
+
+
+async def test_pages_that_come_with_a_larger_size_make_the_object_grow() -> None:
+    async with open_session(MemoryBackend()) as session:
+        cookie = await session.file(size=PAGE_SIZE + 100)
+        await session.fill(cookie)
+        data = content(b"v1", 3 * PAGE_SIZE)
+        folio = Folio(2, memoryview(data)[2 * PAGE_SIZE :])
+        await page.alloc_page(cookie, Folio(2, memoryview(bytearray(PAGE_SIZE))))
+        await page.write_page(cookie, folio, object_size=3 * PAGE_SIZE)
+        await page.wait_on_page_write(cookie, 2)
+        origin_file(cookie.netfs_data).size = 3 * PAGE_SIZE
+        cookie.refresh()
+        await session.check(cookie, data, [0, 2])  # page 1 was cut at the old end
+
+
+async def test_a_page_cut_where_the_object_does_not_end_is_not_kept() -> None:
+    async with open_session(MemoryBackend()) as session:
+        cookie = await session.file(size=3 * PAGE_SIZE)
+        data = content(b"v1", 3 * PAGE_SIZE)
+        await session.store(cookie, 1, data[PAGE_SIZE : PAGE_SIZE + 100])
+        assert await n_stored(session, cookie) == 0
+        await session.check(cookie, await session.fill(cookie))
 
 
 # -- pins and reservations ---------------------------------------------------------------
