@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import importlib
 import sys
 from pathlib import Path
 
 import pytest
 
-pytest.register_assert_rewrite("fscache_core.testing.cache_contract")
+pytest.register_assert_rewrite("fscache_core.testing.cache_contract", "fscache_core.testing.cache_session")
 
 from fscache_core.testing.cache_contract import CacheContract  # noqa: E402
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "src"))
+SOURCE = Path(__file__).resolve().parent.parent / "src"
 
-from fscache_sqlite import SqliteBackend  # noqa: E402
+
+@pytest.fixture(autouse=True)
+def on_the_path(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if it were installed; in a package of your own you install it, and import it at the top."""
+    monkeypatch.setattr(sys, "path", [str(SOURCE), *sys.path])
 
 
 class TestSqliteBackend(CacheContract):
-    def make_backend(self, store: Path) -> SqliteBackend:
-        return SqliteBackend(str(store / "cache.sqlite"))
+    def make_backend(self, store: object) -> object:
+        return importlib.import_module("fscache_sqlite").SqliteBackend(f"{store}/cache.sqlite")

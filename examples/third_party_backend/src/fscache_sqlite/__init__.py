@@ -16,25 +16,29 @@ from fscache_core.object import CacheObject
 from fscache_core.operation import Operation, Retrieval, Storage
 from fscache_core.outcome import AuxOutcome, ConsistencyOutcome, LookupOutcome, ReadOutcome, WriteOutcome
 
-# A row of "objects" is one version of a file.  Its id is never used again: who still reads a version
-# that was deleted finds holes.  Row 0 is the master index.
+# A row of "objects" is one version of a file; its id is never used again.  Row 0 is the master index.  A
+# version that is stale but still open has lost its parent, and with it its name; it goes when it is dropped.
 SCHEMA = """
 PRAGMA locking_mode = EXCLUSIVE; PRAGMA journal_mode = WAL; PRAGMA foreign_keys = ON;
 CREATE TABLE IF NOT EXISTS objects (id INTEGER PRIMARY KEY AUTOINCREMENT, type INTEGER, key BLOB, aux BLOB,
     size INTEGER, parent REFERENCES objects ON DELETE CASCADE, UNIQUE (parent, type, key));
 CREATE TABLE IF NOT EXISTS pages (object REFERENCES objects ON DELETE CASCADE, page INTEGER, data BLOB,
     PRIMARY KEY (object, page)) WITHOUT ROWID;
+DELETE FROM objects WHERE parent IS NULL AND id > 0;
 INSERT OR IGNORE INTO objects (id) VALUES (0);
 """
 FIND = "SELECT id, aux, size FROM objects WHERE parent = ? AND type = ? AND key = ?"
 CREATE = "INSERT INTO objects (parent, type, key, aux, size) VALUES (?, ?, ?, ?, ?) RETURNING id"
 LABEL = "SELECT aux, size FROM objects WHERE id = ?"
 RELABEL = "UPDATE objects SET aux = ?, size = ? WHERE id = ?"
+UNLINK = "UPDATE objects SET parent = NULL WHERE id = ?"
 DELETE = "DELETE FROM objects WHERE id = ?"
+DELETE_UNLINKED = "DELETE FROM objects WHERE id = ? AND parent IS NULL"
 READ = "SELECT page, data FROM pages WHERE object = ? AND page BETWEEN ? AND ? ORDER BY page"
 WRITE = "REPLACE INTO pages SELECT id, ?, ? FROM objects WHERE id = ?"
 TRIM = "UPDATE pages SET data = substr(data, 1, ?) WHERE object = ? AND page = ?"
 CUT = "DELETE FROM pages WHERE object = ? AND length(data) <> min(?, ? - page * ?)"
+WIPE = "DELETE FROM pages WHERE object = ?"
 
 
 class SqliteBackend:
@@ -61,14 +65,6 @@ class SqliteBackend:
             full = getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL
             raise (NoSpaceError if full else CacheIOError)(f"{self.file}: {error}") from error
 
-    async def _create(self, obj: CacheObject) -> None:
-        label = obj.cookie.aux, obj.cookie.object_size
-        ((self._row[obj],),) = await self._run(CREATE, (*self._place(obj), *label))
-
-    def _place(self, obj: CacheObject) -> tuple[int, int, bytes]:
-        assert obj.parent is not None
-        return self._row[obj.parent], obj.cookie.type, obj.cookie.key
-
     @cache_hook
     async def bind_cache(self) -> None:
         try:
@@ -83,23 +79,26 @@ class SqliteBackend:
     @cache_hook
     def alloc_object(self, cache: Cache, cookie: Cookie) -> CacheObject:
         obj = CacheObject(cache, cookie)
-        self._row[obj] = 0
+        self._row[obj] = 0 if cookie.parent is None else -1  # the master index is always there
         return obj
 
     @cache_hook
     async def lookup_object(self, obj: CacheObject) -> LookupOutcome:
-        for row, aux, size in await self._run(FIND, self._place(obj)):
-            self._row[obj] = row
+        assert obj.parent is not None
+        place = self._row[obj.parent], obj.cookie.type, obj.cookie.key
+        for row, aux, size in await self._run(FIND, place):
             outcome = obj.check_aux(aux, size)
-            if outcome is AuxOutcome.NEEDS_UPDATE:
-                await self.update_object(obj)
             if outcome is not AuxOutcome.OBSOLETE:
+                self._row[obj] = row
+                if outcome is AuxOutcome.NEEDS_UPDATE:
+                    await self.update_object(obj)
                 return LookupOutcome.OBTAINED
-            await self._run(DELETE, (row,))
+            await self._run(UNLINK if row in self._row.values() else DELETE, (row,))
             obj.retrying_stale()
         if not obj.lookup_negative():
             return LookupOutcome.ABSENT
-        await self._create(obj)
+        label = obj.cookie.aux, obj.cookie.object_size
+        ((self._row[obj],),) = await self._run(CREATE, (*place, *label))
         return LookupOutcome.CREATED
 
     @cache_hook
@@ -114,8 +113,8 @@ class SqliteBackend:
 
     @cache_hook
     async def invalidate_object(self, op: Operation) -> None:
-        await self._run(DELETE, (self._row[op.object],))
-        await self._create(op.object)
+        await self._run(WIPE, (self._row[op.object],))
+        await self.update_object(op.object)
 
     @cache_hook
     async def attr_changed(self, obj: CacheObject) -> None:
@@ -127,8 +126,7 @@ class SqliteBackend:
 
     @cache_hook
     async def drop_object(self, obj: CacheObject) -> None:
-        if obj.retired:
-            await self._run(DELETE, (self._row[obj],))
+        await self._run(DELETE if obj.retired else DELETE_UNLINKED, (self._row[obj],))
 
     @cache_hook
     async def sync_cache(self) -> None:
