@@ -76,7 +76,8 @@ async def wait_strong(netfs: LocaldirNetfs, volume: object, path: Path) -> objec
     ],
 )
 def test_a_url_names_a_path(url: str, path: str) -> None:
-    assert LocaldirNetfs().parse_url(url) == Location("file://", path)
+    volume = "localdir://" if url.startswith("localdir") else "file://"
+    assert LocaldirNetfs().parse_url(url) == Location(volume, path)
 
 
 @pytest.mark.parametrize(
@@ -128,6 +129,12 @@ async def test_another_user_has_another_volume_unless_told_to_share() -> None:
     assert own != LocaldirNetfs().get_key(await LocaldirNetfs().open_volume(ROOT)).hex()
     netfs = LocaldirNetfs(shared=True)
     assert shared == netfs.get_key(await netfs.open_volume(ROOT)).hex()
+
+
+async def test_both_schemes_can_be_used_at_once() -> None:
+    netfs = LocaldirNetfs()
+    volumes = [await netfs.open_volume(Location(f"{scheme}://", "/")) for scheme in ("file", "localdir")]
+    assert netfs.get_key(volumes[0]) != netfs.get_key(volumes[1])
 
 
 # -- reading -----------------------------------------------------------------------------

@@ -31,6 +31,9 @@ if TYPE_CHECKING:
 
 R = TypeVar("R")
 
+#: Both name the same files; to core they are two volumes.
+_SCHEMES = ("file", "localdir")
+
 #: What an errno says about the mount rather than about the file.
 _UNREACHABLE = frozenset(
     getattr(errno, name)
@@ -111,7 +114,7 @@ class LocaldirNetfs:
     @netfs_hook
     def parse_url(self, url: str) -> Location:
         scheme, colon, rest = url.partition(":")
-        if not colon or scheme.lower() not in ("file", "localdir"):
+        if not colon or scheme.lower() not in _SCHEMES:
             raise CallerError(f"{url}: not a file:// or localdir:// URL")
         if "?" in rest or "#" in rest:
             raise CallerError(f"{url}: write ? as %3F and # as %23 in the name of a local file")
@@ -122,14 +125,15 @@ class LocaldirNetfs:
                 raise CallerError(f"{url}: a local file has no host; write file:///path")
         if not rest.startswith("/"):
             raise CallerError(f"{url}: the path must be absolute; write file:///path")
-        return Location("file://", _canonical(os.fsdecode(unquote_to_bytes(os.fsencode(rest)))))
+        return Location(f"{scheme.lower()}://", _canonical(os.fsdecode(unquote_to_bytes(os.fsencode(rest)))))
 
     @netfs_hook
     async def open_volume(self, location: Location) -> object:
-        if location.volume != "file://":
+        scheme = location.volume.removesuffix("://")
+        if scheme not in _SCHEMES:
             raise CallerError(f"{location.volume}: not a volume of localdir")
         # Who may read what depends on the user, so users do not share what they read.
-        key = b"file" if self._shared else b"file uid=%d" % os.geteuid()
+        key = scheme.encode() + (b"" if self._shared else b" uid=%d" % os.geteuid())
         if self._ignore:
             key += b" ignore=" + ",".join(sorted(self._ignore)).encode()
         return LocaldirVolume(key, trio.CapacityLimiter(self._threads), Filesystems(self._clock_margin_ns))
