@@ -9,7 +9,7 @@ import trio
 
 from fscache_core.cookie import Cookie, CookieDefinition
 from fscache_core.domain import Domain, log
-from fscache_core.errors import CallerError, FscacheError, PluginError
+from fscache_core.errors import CallerError, FscacheError, NoMemoryError, PluginError
 from fscache_core.object import CacheObject
 from fscache_core.outcome import CookieType
 
@@ -66,6 +66,8 @@ class Cache:
         self.broken = False  #: stopped by an I/O error
         self.withdrawn = False
         self.objects: dict[int, CacheObject] = {}  # by debug id
+        self.master: CacheObject  #: the object of the master index
+        self._namesakes: dict[tuple[int, bytes], list[CacheObject]] = {}  # by cookie type and key
         self._tag = tag
         self._master_index = master_index
         self._emptied = trio.Event()
@@ -88,6 +90,11 @@ class Cache:
 
     # -- for core --
 
+    @property
+    def usable(self) -> bool:
+        """Whether cookies may get objects here."""
+        return not self.broken and not self.withdrawn
+
     async def add(self) -> None:
         """Bind the backend and become selectable.
 
@@ -97,23 +104,27 @@ class Cache:
         """
         if self._tag.cache is not None:
             raise CallerError(f"a cache with the tag {self.tag!r} exists already", errno=errno.EEXIST)
+        backend, seconds = self.backend.name, self.domain.limits.hook_seconds
         self._tag.cache = self
         try:
-            await self.backend.bind_cache(self)
-            self._attach(self._alloc(self._master_index), None)
-        except FscacheError:
-            self._tag.cache = None
-            raise
+            with trio.move_on_after(seconds) as scope:
+                await self.backend.bind_cache(self)
+            if scope.cancelled_caught:
+                message = f"backend {backend}: bind_cache did not return within {seconds:g} s"
+                raise PluginError(message, plugin=backend)
+            try:
+                self.master = self._alloc(self._master_index)
+            except BaseException:
+                await self._unbind()
+                raise
         except BaseException as error:
             self._tag.cache = None
-            if isinstance(error, Exception):
-                raise PluginError(
-                    f"backend {self.backend.name}: bind_cache raised {type(error).__name__}: {error}",
-                    plugin=self.backend.name,
-                ) from error
+            if isinstance(error, Exception) and not isinstance(error, FscacheError):
+                message = f"backend {backend}: bind_cache raised {type(error).__name__}: {error}"
+                raise PluginError(message, plugin=backend) from error
             raise
-        master = self.objects[min(self.objects)]
-        master.be_available()
+        self._attach(self.master, None)
+        self.master.be_available()
         self.domain.caches.insert(0, self)
         # Better than the reference: what was uncached for want of a cache is attached now.
         for cookie in list(self.domain.cookies.values()):
@@ -133,23 +144,27 @@ class Cache:
             if self in self.domain.caches:
                 self.domain.caches.remove(self)
             self._tag.cache = None
-            master = self.objects[min(self.objects)]
             for gauge, hook in (("syn", self.backend.sync_cache), ("dsp", self.backend.dissociate_pages)):
                 try:
-                    await master.call(gauge, type(None), hook)
+                    await self.master.call(gauge, type(None), hook)
                 except FscacheError as error:
-                    master.hook_failed(error)
+                    self.master.hook_failed(error)
             for obj in list(self.objects.values()):
                 obj.kill()
             await self._emptied.wait()
-            with trio.move_on_after(self.domain.limits.drop_seconds) as scope:
-                try:
-                    await self.backend.unbind_cache()
-                except Exception:
-                    log.exception("cache %s: backend %s failed to unbind", self.tag, self.backend.name)
-            if scope.cancelled_caught:
-                log.error("cache %s: backend %s did not unbind in time", self.tag, self.backend.name)
+            await self._unbind()
         release_cache_tag(self.domain, self._tag)
+
+    async def _unbind(self) -> None:
+        seconds = self.domain.limits.drop_seconds
+        with trio.move_on_after(seconds) as scope:
+            scope.shield = True
+            try:
+                await self.backend.unbind_cache()
+            except Exception:
+                log.exception("cache %s: backend %s failed to unbind", self.tag, self.backend.name)
+        if scope.cancelled_caught:
+            log.error("cache %s: backend %s did not unbind in %g s", self.tag, self.backend.name, seconds)
 
     def alloc_objects(self, cookie: Cookie) -> list[CacheObject]:
         """Allocate objects for a cookie and those of its ancestors that have none here (5.2).
@@ -168,7 +183,7 @@ class Cache:
                 break
             missing.append(at)
             at = at.parent
-        if above is None or above.dying or self.broken:
+        if above is None or above.dying or not self.usable:
             return []
         new = [self._alloc(each) for each in missing]
         for obj in reversed(new):
@@ -177,10 +192,9 @@ class Cache:
         return new
 
     def retiring(self, obj: CacheObject) -> CacheObject | None:
-        """A dying object of the same name that will delete what is stored, or is about to let go of it."""
-        name = obj.name
-        for other in self.objects.values():
-            if other is not obj and other.cookie.key == obj.cookie.key and other.dying and other.name == name:
+        """An older object of the same name that is about to delete, or to let go of, what is stored."""
+        for other in self._namesakes.get((obj.cookie.type, obj.cookie.key), ()):
+            if other is not obj and other.ending and other.name == obj.name:
                 return other
         return None
 
@@ -193,6 +207,10 @@ class Cache:
         """The last reference to an object is gone.  (``fscache_object_destroyed``)"""
         obj.cookie.put()
         del self.objects[obj.debug_id]
+        name = obj.cookie.type, obj.cookie.key
+        self._namesakes[name].remove(obj)
+        if not self._namesakes[name]:
+            del self._namesakes[name]
         if not self.objects:
             self._emptied.set()
 
@@ -203,14 +221,18 @@ class Cache:
             obj = self.backend.alloc_object(self, cookie)
         except FscacheError:
             raise
+        except MemoryError as error:
+            raise NoMemoryError(f"backend {name}: alloc_object: out of memory") from error
         except Exception as error:
             raise PluginError(
                 f"backend {name}: alloc_object raised {type(error).__name__}: {error}", plugin=name
             ) from error
         finally:
             stats.cacheop_alo -= 1
-        if not isinstance(obj, CacheObject):
-            raise PluginError(f"backend {name}: alloc_object returned {obj!r}", plugin=name)
+        if not isinstance(obj, CacheObject) or not obj.is_new(self, cookie):
+            raise PluginError(
+                f"backend {name}: alloc_object returned {obj!r}, not a new object of {cookie!r}", plugin=name
+            )
         stats.objects_alc += 1
         return obj
 
@@ -219,5 +241,6 @@ class Cache:
         if parent is not None:
             parent.n_children += 1
         self.objects[obj.debug_id] = obj
+        self._namesakes.setdefault((obj.cookie.type, obj.cookie.key), []).append(obj)
         obj.cookie.objects.insert(0, obj)
         obj.cookie.get()

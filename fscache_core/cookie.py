@@ -12,11 +12,12 @@ from __future__ import annotations
 import errno
 from collections import deque
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Concatenate, ParamSpec, TypeVar
 
 import trio
 
-from fscache_core.errors import CallerError, FscacheError
+from fscache_core.domain import log
+from fscache_core.errors import CallerError, FscacheError, NoMemoryError, PluginError
 from fscache_core.folio import Folio, PageRuns
 from fscache_core.operation import Operation, SubmitOutcome
 from fscache_core.outcome import AuxOutcome, ConsistencyOutcome, CookieType, ReserveOutcome
@@ -27,6 +28,10 @@ if TYPE_CHECKING:
     from fscache_core.cache import Cache
     from fscache_core.domain import Domain
     from fscache_core.object import CacheObject
+
+NetfsData = object  # a name for it that `Cookie.object` does not hide
+P = ParamSpec("P")
+T = TypeVar("T")
 
 MAX_KEY_SIZE = 511  #: bytes
 MAX_AUX_SIZE = 510  #: bytes
@@ -65,15 +70,16 @@ class Cookie:
 
     __slots__ = (
         "__weakref__",
-        "_drained",
         "_enablement",
         "_lot",
         "aux",
         "aux_updated",
         "children",
         "definition",
+        "distrusted",
         "domain",
         "enabled",
+        "generation",
         "invalidating",
         "key",
         "looking_up",
@@ -113,6 +119,7 @@ class Cookie:
         self.object_size = 0  #: bytes
         self.objects: list[CacheObject] = []
         self.marks = PageRuns()  #: pages known to be cached, or to be stored
+        self.generation = 0  #: how often all marks were forgotten
         self.n_damaged = 0  #: stored pages that were found damaged
         self.stores: deque[Folio] = deque()  #: pages waiting to be stored
         self.storing: Folio | None = None  #: pages being stored
@@ -126,6 +133,8 @@ class Cookie:
         self.relinquished = False
         self.enabled = False
         self.aux_updated = False
+        #: What is stored was invalidated and may not have been discarded: no label of it is good.
+        self.distrusted = False
         # Counters of section 3.
         self.usage = 1
         self.n_children = 0
@@ -178,6 +187,43 @@ class Cookie:
         """Let everybody who waits for something of this cookie look again."""
         self._lot.unpark_all()
 
+    def ask(
+        self,
+        expected: type[T],
+        callback: Callable[Concatenate[NetfsData, P], T],
+        *args: P.args,
+        **kw: P.kwargs,
+    ) -> T:
+        """Call the netfs back for an answer of type ``expected``.
+
+        Raises:
+          PluginError: it raised something, or answered something else.  Names the cookie definition.
+        """
+        name = self.definition.name
+        what = getattr(callback, "__name__", "a callback")
+        try:
+            answer = callback(self.netfs_data, *args, **kw)
+        except FscacheError:
+            raise
+        except Exception as error:
+            message = f"netfs {name}: {what} raised {type(error).__name__}: {error}"
+            raise PluginError(message, plugin=name) from error
+        if not isinstance(answer, expected):
+            message = f"netfs {name}: {what} returned {answer!r}, not {expected.__name__}"
+            raise PluginError(message, plugin=name)
+        return answer
+
+    def tell(
+        self, callback: Callable[Concatenate[NetfsData, P], None], *args: P.args, **kw: P.kwargs
+    ) -> None:
+        """Call the netfs back to let it know something.  What it raises is logged."""
+        name = self.definition.name
+        try:
+            callback(self.netfs_data, *args, **kw)
+        except Exception as error:
+            what = getattr(callback, "__name__", "a callback")
+            log.error("%r: netfs %s: %s raised %r", self, name, what, error, exc_info=error)
+
     async def wait_lookup(self) -> None:
         """Wait until it is known whether there is something stored."""
         while self.looking_up:
@@ -213,6 +259,7 @@ class Cookie:
             self.parent.put()
 
     # -- the netfs's calls --
+    # (Those on pages are in `fscache_core.page`.)
 
     async def enable(self, can_enable: Callable[[], bool] | None = None) -> None:
         """Let the cookie be cached again after `disable`.  No-op if it is enabled. (5.3)"""
@@ -221,6 +268,7 @@ class Cookie:
             if self.enabled:
                 return
             self.refresh()
+            self.aux_updated = False  # the lookup judges by it
             if can_enable is not None and not can_enable():
                 return
             if self.type != CookieType.INDEX:
@@ -245,6 +293,8 @@ class Cookie:
         async with self._enablement:
             if not self.enabled:
                 return
+            if invalidate:
+                await self.wait_lookup()  # what was not looked up cannot be deleted
             self.enabled = False
             self.read_resident = None
             await self.wait_on_invalidate()
@@ -252,11 +302,13 @@ class Cookie:
             for obj in self.objects:
                 if invalidate:
                     obj.retired = True
-                obj.pending_write = False
+                obj.storage = None
                 obj.kill()
             if not self.objects:
                 self.invalidating = False
             self.unuse()
+            if self.n_active and self.relinquished:
+                self.domain.stats.relinqs_wcr += 1
             while self.n_active:
                 await self._lot.park()
             self.discard_stores()
@@ -281,10 +333,12 @@ class Cookie:
         if retire:
             stats.relinqs_rtr += 1
         self.relinquished = True
+        if retire and not self.enabled and not self.objects and self.acquired and self.acquire_objects():
+            self.enabled = True  # unlike the reference's: what a disabled cookie left stored goes as well
         await self._disable(retire)
         self.supersede()
         self.domain.cookies.pop(id(self), None)
-        self.marks.clear()
+        self.forget_marks()
         if self.parent is not None:
             self.parent.n_children -= 1
         self.put()
@@ -296,10 +350,11 @@ class Cookie:
 
     def refresh(self) -> None:
         """Ask the netfs for size and version evidence again."""
+        self.refresh_size()
         definition = self.definition
-        if definition.get_attr is not None:
-            self.object_size = definition.get_attr(self.netfs_data)
-        aux = definition.get_aux(self.netfs_data) if definition.get_aux is not None else b""
+        aux: bytes | None = b""
+        if definition.get_aux is not None:
+            aux = self.ask(bytes | None, definition.get_aux)  # type: ignore[arg-type]
         if aux is not None and len(aux) > MAX_AUX_SIZE:
             raise CallerError(
                 f"{definition.name}: {len(aux)} bytes of aux data; at most {MAX_AUX_SIZE} are allowed"
@@ -307,6 +362,15 @@ class Cookie:
         if aux != self.aux:
             self.aux = aux
             self.aux_updated = aux is not None
+
+    def refresh_size(self) -> None:
+        definition = self.definition
+        if definition.get_attr is not None:
+            size = self.ask(int, definition.get_attr)
+            if size < 0:
+                name = definition.name
+                raise PluginError(f"netfs {name}: get_attr returned a size of {size} bytes", plugin=name)
+            self.object_size = size
 
     def adopt(self, aux: bytes, object_size: int) -> None:
         """Take version evidence and size from what is stored (core only)."""
@@ -330,18 +394,26 @@ class Cookie:
         """
         self.check_holds_data()
         self.domain.stats.invals_n += 1
-        self.refresh()
-        if self.enabled and self.objects and not self.invalidating:
-            self.read_resident = None
-            self.invalidating = True
-            self.objects[0].invalidate()
+        try:
+            self.refresh()
+        finally:
+            self.generation += 1
+            if not self.enabled or not self.objects:
+                self.distrusted = True  # better than the reference, where this would be no invalidation
+                self.aux_updated = False
+            elif not self.invalidating:
+                self.read_resident = None
+                self.invalidating = True
+                self.objects[0].invalidate()
 
     async def check_consistency(self) -> ConsistencyOutcome:
         """Compare what is stored with the netfs's present evidence. (4.1)"""
         self.check_usable()
         if not self.enabled:
             return ConsistencyOutcome.CONSISTENT
-        self.refresh()
+        # The evidence is not taken over here: a cookie found stale must not label its old data with it.
+        if self.looking_up:
+            self.domain.stats.retrvls_wt += 1
         await self.wait_lookup()
         obj = self.object
         if obj is None:
@@ -364,7 +436,7 @@ class Cookie:
         if not self.enabled:
             return False
         stats.attrchg_n += 1
-        self.refresh()
+        self.refresh_size()
         obj = self.object
         if obj is not None:
             op = Operation(obj, exclusive=True, processor=obj.process_attr_changed)
@@ -412,7 +484,11 @@ class Cookie:
             self.marks.add(first, n_pages)
             self.domain.stats.pages_mrk += n_pages
             if self.definition.mark_pages_cached is not None:
-                self.definition.mark_pages_cached(self.netfs_data, first, n_pages)
+                self.tell(self.definition.mark_pages_cached, first, n_pages)
+
+    def forget_marks(self) -> None:
+        self.marks.clear()
+        self.generation += 1
 
     def discard_stores(self) -> None:
         """Drop every page that waits to be stored; one being stored finishes."""
@@ -459,7 +535,7 @@ class Cookie:
             self.unavailable = not self.objects
             return True
         self.unavailable = True
-        cache = self._select_cache()
+        cache = self._select_cache() if self._is_below_enabled() else None
         if cache is None:
             self.domain.stats.acquire_noc += 1
             return False
@@ -467,6 +543,8 @@ class Cookie:
             new = cache.alloc_objects(self)
         except FscacheError as error:
             self.domain.stats.objects_nal += 1
+            if isinstance(error, NoMemoryError):
+                self.domain.stats.acquire_oom += 1
             cache.refused(self, error)
             return False
         if not new:
@@ -487,23 +565,41 @@ class Cookie:
                 return obj if obj.active else None
         return None
 
+    def _is_below_enabled(self) -> bool:
+        above = self.parent
+        while above is not None:
+            if not above.enabled:
+                return False
+            above = above.parent
+        return True
+
     def _select_cache(self) -> Cache | None:
-        """Choose a cache for a data cookie (section 9)."""
+        """Choose a cache for a data cookie (section 9).
+
+        Better than the reference: broken caches, and objects in them or dying, are passed over.
+        """
         domain, index = self.domain, self.parent
         assert index is not None
-        if index.objects:
-            obj = index.objects[0]
-            return obj.cache if obj.live and not obj.cache.broken else None
+        for obj in index.objects:
+            if obj.live and obj.cache.usable:
+                return obj.cache
         if index.type != CookieType.INDEX:
             return None
-        if index.definition.select_cache is not None:
-            tag_name = index.definition.select_cache(index.netfs_data, self.netfs_data)
-            if tag_name is not None:
-                tag = domain.tags.get(tag_name)
-                cache = tag.cache if tag is not None else None
-                return cache if cache is not None and not cache.broken else None
-        # Better than the reference: a broken cache is passed over.
-        return next((cache for cache in domain.caches if not cache.broken), None)
+        tag_name = self._preferred_tag(index)
+        if tag_name is not None:
+            tag = domain.tags.get(tag_name)
+            cache = tag.cache if tag is not None else None
+            return cache if cache is not None and cache.usable else None
+        return next((cache for cache in domain.caches if cache.usable), None)
+
+    def _preferred_tag(self, index: Cookie) -> str | None:
+        if index.definition.select_cache is None:
+            return None
+        try:
+            return index.ask(str | None, index.definition.select_cache, self.netfs_data)  # type: ignore[arg-type]
+        except FscacheError as error:
+            log.error("%r: %s", self, error, exc_info=error.__cause__)
+            return None
 
 
 def acquire_cookie(
@@ -523,7 +619,8 @@ def acquire_cookie(
         relinquished, or a key that is in use (EEXIST).
     """
     stats = domain.stats
-    key = definition.get_key(netfs_data)
+    cookie = Cookie(domain, parent, definition, netfs_data, b"")
+    cookie.key = key = cookie.ask(bytes, definition.get_key)
     if not 1 <= len(key) <= MAX_KEY_SIZE:
         raise CallerError(f"{definition.name}: a key of {len(key)} bytes; 1 to {MAX_KEY_SIZE} are allowed")
     stats.acquire_n += 1
@@ -532,7 +629,6 @@ def acquire_cookie(
         raise CallerError(f"{definition.name}: index {key!r} below {parent!r}, which is not an index")
     if (definition.type, key) in parent.children:
         raise CallerError(f"{definition.name}: key {key!r} is in use below {parent!r}", errno=errno.EEXIST)
-    cookie = Cookie(domain, parent, definition, netfs_data, key)
     cookie.refresh()
     cookie.aux_updated = False
     match definition.type:

@@ -47,6 +47,7 @@ class Domain:
         self.stats = Stats()
         self.histogram = Histogram()
         self.nursery = nursery
+        self.token = trio.lowlevel.current_trio_token()
         self.object_pool = trio.CapacityLimiter(limits.object_max_active)
         self.operation_pool = trio.CapacityLimiter(limits.operation_max_active)
         self.object_ids = itertools.count(1)

@@ -84,6 +84,12 @@ class NoSpaceError(WorldError):
     default_errno = _errno.ENOBUFS
 
 
+class NoMemoryError(NoSpaceError):
+    """A hook ran out of memory (ENOMEM).  As `NoSpaceError`, and counted under ``oom``."""
+
+    default_errno = _errno.ENOMEM
+
+
 class CacheUnusableError(WorldError):
     """The cache cannot be bound at all: no such directory, no rights, no user xattrs, ..."""
 

@@ -75,6 +75,8 @@ class PageRuns:
         return at >= 0 and self._ends[at] > first
 
     def add(self, first: int, n_pages: int) -> None:
+        if n_pages <= 0:
+            return  # a run without pages would make the set look filled
         end = first + n_pages
         low = bisect_left(self._ends, first)  # runs that touch [first, end) at either side merge
         high = bisect_right(self._starts, end)

@@ -10,23 +10,26 @@ Phases and where ERROR or KILL lead, looked at before every state:
     lookup  until OBJECT_AVAILABLE runs        LOOKUP_FAILURE
     run     from then on                       KILL_OBJECT
 
-Raising an event is atomic and may be done from anywhere in the trio thread.  Every hook of the backend
-is called through `CacheObject.call`, which bounds its time and counts it; whatever a hook raises ends at most
-this object (and, for `CacheIOError`, stops the cache).
+Raising an event is atomic and may be done from anywhere in the trio thread.  Every async hook of the
+backend is called through `CacheObject.call`, which bounds its time and counts it; whatever a hook raises ends
+at most this object (and, for `CacheIOError`, stops the cache).  Hooks that change what an object refers to
+run one at a time, under its ``lock``.
 """
 
 from __future__ import annotations
 
 import functools
+import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Concatenate, ParamSpec, TypeVar
 
 import trio
 
 from fscache_core.domain import log
-from fscache_core.errors import CacheIOError, FscacheError, NoSpaceError, PluginError
+from fscache_core.errors import CacheIOError, FscacheError, NoMemoryError, NoSpaceError, PluginError
 from fscache_core.operation import Operation, OperationQueue, SubmitOutcome
 from fscache_core.outcome import (
+    NOT_RESIDENT,
     AuxOutcome,
     ConsistencyOutcome,
     CookieType,
@@ -40,6 +43,8 @@ if TYPE_CHECKING:
 
     from fscache_core.cache import Cache
     from fscache_core.cookie import Cookie
+    from fscache_core.operation import Storage
+    from fscache_core.stats import Stats
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -54,8 +59,8 @@ ERROR = 1 << 5
 KILL = 1 << 6
 OUT_OF_BAND = ERROR | KILL
 
-#: How long a lookup waits for an older, retired object of the same name before it is requeued.
-OLDER_OBJECT_SECONDS = 60.0
+#: How long a lookup that is stuck behind another object waits before the next attempt, at most.
+LOOKUP_PAUSE_SECONDS = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,12 +128,13 @@ class CacheObject:
         self.n_children = 0
         self.dependents: list[CacheObject] = []
         # Flags of 6.4.
-        self.pending_write = False
+        self.storage: Storage | None = None  #: queued or running, and will take what is to be stored
         self.live = True
         self.looked_up = False
         self.available = False
         self.retired = False
         self.killed_by_cache = False
+        self.lock = trio.Lock()  # held by hooks that change what the object refers to
         # The machine.
         self.state = STATES["WAIT_FOR_INIT"]
         self.events = 0
@@ -139,6 +145,10 @@ class CacheObject:
         self._lookup_called = False
         self._created_at = 0.0
         self._rested = trio.lowlevel.ParkingLot()  # woken whenever the machine comes to rest
+        self._destroyed: trio.Event | None = None
+        self._lookup_until = math.inf  # trio time at which a lookup that gets nowhere is given up
+        self._pause: trio.CancelScope | None = None  # around a wait that ERROR and KILL end
+        self._invalidation: Operation | None = None  # submitted, and the backend has not begun it
 
     def __repr__(self) -> str:
         return f"OBJ{self.debug_id:x}"
@@ -170,6 +180,7 @@ class CacheObject:
             self.domain.stats.lookups_crt += 1
             # Unlike the reference: another process may fill it from here on, so reads must look.
             self.cookie.no_data_yet = False
+        self.cookie.distrusted = False
         self.available = True
 
     def lookup_error(self) -> None:
@@ -185,7 +196,7 @@ class CacheObject:
         self.domain.stats.cacheev_stl += 1
 
     def mark_killed(self, why: KillReason) -> None:
-        """Tell that the backend ended this object.  (``fscache_object_mark_killed``)"""
+        """Tell that the backend ended this object; it is killed.  (``fscache_object_mark_killed``)"""
         if self.killed_by_cache:
             log.error("%r of cache %s was killed twice", self, self.cache.tag)
             return
@@ -200,6 +211,7 @@ class CacheObject:
                 stats.cacheev_rtr += 1
             case KillReason.WAS_CULLED:
                 stats.cacheev_cul += 1
+        self.abort()
 
     def check_aux(self, aux: bytes, object_size: int) -> AuxOutcome:
         """Ask whether a stored label is valid.  (``fscache_check_aux``)
@@ -210,11 +222,17 @@ class CacheObject:
         """
         cookie, stats = self.cookie, self.domain.stats
         check = cookie.definition.check_aux
-        if check is None:
+        if cookie.distrusted:
+            outcome = AuxOutcome.OBSOLETE
+        elif check is None:
             stats.chkaux_non += 1
             outcome = AuxOutcome.OKAY
         else:
-            outcome = check(cookie.netfs_data, aux, object_size)
+            try:
+                outcome = cookie.ask(AuxOutcome, check, aux, object_size)
+            except FscacheError as error:  # the netfs's fault, not for the backend to see
+                log.error("%r (%r): %s", self, cookie, error, exc_info=error.__cause__)
+                outcome = AuxOutcome.OBSOLETE
         if outcome is AuxOutcome.OBSOLETE:
             stats.chkaux_obs += 1
             return outcome
@@ -249,6 +267,11 @@ class CacheObject:
         return not self.live
 
     @property
+    def ending(self) -> bool:
+        """Whether the object is on its way out, even if its machine has not got round to it."""
+        return not self.dead and (self.dying or self.retired or bool(self.events & OUT_OF_BAND))
+
+    @property
     def active(self) -> bool:
         """Whether operations may be carried out: available, live, and the cache is not broken."""
         return self.available and self.live and not self.cache.broken
@@ -267,7 +290,7 @@ class CacheObject:
     def flags(self) -> int:
         """The flag bits of 6.4, for the object list."""
         return (
-            self.pending_write << 1
+            (self.storage is not None) << 1
             | self.live << 3
             | self.looked_up << 4
             | self.available << 5
@@ -277,20 +300,54 @@ class CacheObject:
 
     def grab(self) -> None:
         self.usage += 1
-        if self.cache.backend.grab_object is not None:
-            self.cache.backend.grab_object(self)
+        hook = self.cache.backend.grab_object
+        if hook is not None:
+            self.domain.stats.cacheop_gro += 1
+            self.tell(hook)
+            self.domain.stats.cacheop_gro -= 1
 
     def put(self) -> None:
+        """Drop a reference.
+
+        Raises:
+          PluginError: it was dropped too often.  Nothing was changed.
+        """
+        if self.usage == 0 or (self.usage == 1 and not self.dead):
+            name = self.cache.backend.name
+            raise PluginError(f"backend {name}: {self!r} was put more often than it was grabbed", plugin=name)
         self.usage -= 1
-        assert self.usage >= 0, self
-        if self.cache.backend.put_object is not None:
+        hook = self.cache.backend.put_object
+        if hook is not None:
             self.domain.stats.cacheop_pto += 1
-            try:
-                self.cache.backend.put_object(self)
-            finally:
-                self.domain.stats.cacheop_pto -= 1
+            self.tell(hook)
+            self.domain.stats.cacheop_pto -= 1
         if self.usage == 0:
             self.cache.object_destroyed(self)
+            if self._destroyed is not None:
+                self._destroyed.set()
+
+    async def _collect(self) -> None:
+        """Wait until the backend drops its references to a dead object, and at the end do without."""
+        seconds = self.domain.limits.hook_seconds
+        self._destroyed = trio.Event()
+        with trio.move_on_after(seconds):
+            await self._destroyed.wait()
+        if self.usage:
+            name = self.cache.backend.name
+            log.error(
+                "backend %s still holds %r %g s after its death; destroyed without it", name, self, seconds
+            )
+            self.usage = 0
+            self.cache.object_destroyed(self)
+
+    def is_new(self, cache: Cache, cookie: Cookie) -> bool:
+        """Whether this is an object for that cookie which was never used (core only)."""
+        return (
+            getattr(self, "cookie", None) is cookie
+            and self.cache is cache
+            and self.state.name == "WAIT_FOR_INIT"
+            and self.debug_id not in cache.objects
+        )
 
     def be_available(self) -> None:
         """Put a master index's object, which is never looked up, where others are after it (core only)."""
@@ -320,8 +377,14 @@ class CacheObject:
         if self.live:
             self._raise(INVALIDATE)
         else:
+            self._cannot_invalidate()
             self.cookie.invalidating = False
             self.cookie.wake()
+
+    def _cannot_invalidate(self) -> None:
+        """The data must go all the same: delete it, and believe no label of it until then."""
+        self.retired = True
+        self.cookie.distrusted = True
 
     def cleared(self) -> None:
         """The last operation was released, or the last child dropped."""
@@ -343,22 +406,24 @@ class CacheObject:
 
     async def call(
         self,
-        gauge: str,
+        gauge: str | None,
         expected: type[T],
         hook: Callable[P, Awaitable[T]],
         *args: P.args,
         **kwargs: P.kwargs,
     ) -> T:
-        """Call a hook of the backend; the only way core awaits one for an object.
+        """Call an async hook of the backend; the only way core does.
+
+        Args:
+          gauge: the key of the ``CacheOp`` counter of calls under way, if the hook has one.
+          expected: the type of what the hook must return.
 
         Raises:
           FscacheError: as the hook's contract says; anything else the hook does comes as `PluginError`.
         """
-        stats, backend = self.domain.stats, self.cache.backend
-        field = f"cacheop_{gauge}"
-        limit = self.domain.limits
-        seconds = limit.drop_seconds if gauge == "dro" else limit.hook_seconds
-        setattr(stats, field, getattr(stats, field) + 1)
+        stats, backend, limits = self.domain.stats, self.cache.backend, self.domain.limits
+        seconds = limits.drop_seconds if gauge == "dro" else limits.hook_seconds
+        _count_call(stats, gauge, 1)
         try:
             with trio.move_on_after(seconds) as scope:
                 result = await hook(*args, **kwargs)
@@ -369,13 +434,15 @@ class CacheObject:
                 )
         except FscacheError:
             raise
+        except MemoryError as error:
+            raise NoMemoryError(f"backend {backend.name}: {_name(hook)}: out of memory") from error
         except Exception as error:
             raise PluginError(
                 f"backend {backend.name}: {_name(hook)} raised {type(error).__name__}: {error}",
                 plugin=backend.name,
             ) from error
         finally:
-            setattr(stats, field, getattr(stats, field) - 1)
+            _count_call(stats, gauge, -1)
         if not isinstance(result, expected):
             raise PluginError(
                 f"backend {backend.name}: {_name(hook)} returned {result!r}, not a {expected.__name__}",
@@ -383,8 +450,42 @@ class CacheObject:
             )
         return result
 
+    async def _change(
+        self,
+        gauge: str,
+        expected: type[T],
+        hook: Callable[P, Awaitable[T]],
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> T:
+        """`call` a hook that changes what the object refers to."""
+        backend = self.cache.backend
+        if self.lock.locked():
+            await self.lock.acquire()
+        else:
+            self.lock.acquire_nowait()
+        try:
+            if backend.lock_object is not None:
+                await self.call(None, type(None), backend.lock_object, self)
+            try:
+                return await self.call(gauge, expected, hook, *args, **kwargs)
+            finally:
+                if backend.unlock_object is not None:
+                    self.tell(backend.unlock_object)
+        finally:
+            self.lock.release()
+
+    def tell(self, hook: Callable[Concatenate[CacheObject, P], None], *args: P.args, **kw: P.kwargs) -> None:
+        """Call a hook of the backend that is not async and returns nothing."""
+        name = self.cache.backend.name
+        try:
+            hook(self, *args, **kw)
+        except Exception as error:
+            log.error("%r: backend %s: %s raised %r", self, name, _name(hook), error, exc_info=error)
+            self.abort()
+
     def hook_failed(self, error: FscacheError) -> None:
-        """React to what a hook raised: stop the cache, count lack of room, log the rest."""
+        """React to what a hook raised: stop the cache, or end this object; attribute a fault."""
         match error:
             case CacheIOError():
                 self.cache.io_error(str(error))
@@ -393,44 +494,49 @@ class CacheObject:
                     self.mark_killed(KillReason.NO_SPACE)
             case PluginError():
                 log.error("%r (%r): %s", self, self.cookie, error, exc_info=error.__cause__)
+                self.abort()
             case _:
                 log.warning("%r (%r): %s", self, self.cookie, error)
 
     async def check_consistency(self, op: Operation) -> ConsistencyOutcome | None:
         try:
-            return await self.call("luo", ConsistencyOutcome, self.cache.backend.check_consistency, op)
+            return await self.call(None, ConsistencyOutcome, self.cache.backend.check_consistency, op)
         except FscacheError as error:
             self.hook_failed(error)
             return None
 
     async def pin(self) -> ReserveOutcome:
-        return await self._reserve(self.cache.backend.pin_object, self)
+        return await self._reserve(ReserveOutcome, self.cache.backend.pin_object, self)
 
     async def unpin(self) -> ReserveOutcome:
-        try:
-            await self.call("upo", type(None), self.cache.backend.unpin_object, self)
-        except FscacheError as error:
-            self.hook_failed(error)
-            return ReserveOutcome.REFUSED
-        return ReserveOutcome.GRANTED
+        return await self._reserve(type(None), self.cache.backend.unpin_object, self)
 
     async def reserve_space(self, reserved_size: int) -> ReserveOutcome:
-        return await self._reserve(self.cache.backend.reserve_space, self, reserved_size)
+        return await self._reserve(ReserveOutcome, self.cache.backend.reserve_space, self, reserved_size)
 
     async def _reserve(
-        self, hook: Callable[P, Awaitable[ReserveOutcome]], *args: P.args, **kwargs: P.kwargs
+        self,
+        expected: type[ReserveOutcome | None],
+        hook: Callable[P, Awaitable[ReserveOutcome | None]],
+        *args: P.args,
+        **kwargs: P.kwargs,
     ) -> ReserveOutcome:
         try:
-            return await self.call("upo", ReserveOutcome, hook, *args, **kwargs)
+            outcome = await self.call(None, expected, hook, *args, **kwargs)
+        except NoSpaceError:
+            return ReserveOutcome.REFUSED
         except FscacheError as error:
             self.hook_failed(error)
             return ReserveOutcome.REFUSED
+        return ReserveOutcome.GRANTED if outcome is None else outcome
 
     # -- the machine ---------------------------------------------------------------------
 
     def _raise(self, event: int) -> None:
         if not self.events & event:
             self.events |= event
+            if self._pause is not None and event & OUT_OF_BAND:
+                self._pause.cancel()
             if self.event_mask & event and not self._dispatching and not self.dead:
                 self._dispatching = True
                 self.grab()
@@ -450,6 +556,8 @@ class CacheObject:
             self.domain.histogram.note("obj_runs", trio.current_time() - started)
             self._rested.unpark_all()
             self.put()
+            if self.dead and self.usage:  # core holds no reference to a dead object
+                self.domain.spawn(self._collect, f"OBJ{self.debug_id:x} collector")
 
     def _next_state(self) -> State | None:
         """The state to run now, or None to rest in a wait state.  Atomic with `_raise`."""
@@ -482,9 +590,9 @@ class CacheObject:
 
     async def _parent_ready(self) -> str:
         assert self.parent is not None
-        self.parent.ops.n_ops += 1
         self.parent.ops.n_obj_ops += 1
         self._counted_in_parent = True
+        self._lookup_until = trio.current_time() + self.domain.limits.hook_seconds
         return "LOOK_UP_OBJECT"
 
     def _leave_parent(self) -> None:
@@ -493,7 +601,6 @@ class CacheObject:
             assert self.parent is not None
             self._counted_in_parent = False
             self.parent.ops.n_obj_ops -= 1
-            self.parent.ops.n_ops -= 1
             if self.parent.ops.n_ops == 0:
                 self.parent.cleared()
 
@@ -503,13 +610,14 @@ class CacheObject:
         assert self.parent is not None
         if self.parent.dying or self.cache.broken or not cookie.use():
             return "LOOKUP_FAILURE"
+        older = self.cache.retiring(self)
         try:
-            if not await self._wait_for_older():
-                stats.lookups_tmo += 1
-                return "LOOK_UP_OBJECT"
-            stats.lookups_n += 1
-            self._lookup_called = True
-            outcome = await self.call("luo", LookupOutcome, self.cache.backend.lookup_object, self)
+            if older is None:
+                stats.lookups_n += 1
+                self._lookup_called = True
+                outcome = await self._change("luo", LookupOutcome, self.cache.backend.lookup_object, self)
+            else:
+                outcome = LookupOutcome.RETRY  # it would delete what we find
         except FscacheError as error:
             self.hook_failed(error)
             return "LOOKUP_FAILURE"
@@ -517,6 +625,10 @@ class CacheObject:
             cookie.unuse()
         if outcome is LookupOutcome.RETRY:
             stats.lookups_tmo += 1
+            if trio.current_time() >= self._lookup_until:
+                self._lookup_stuck(older)
+                return "LOOKUP_FAILURE"
+            await self._wait_turn(older)
             return "LOOK_UP_OBJECT"
         if outcome is LookupOutcome.ABSENT:
             return "LOOKUP_FAILURE"
@@ -526,14 +638,28 @@ class CacheObject:
             self.obtained_object()
         return "OBJECT_AVAILABLE"
 
-    async def _wait_for_older(self) -> bool:
-        """Wait for a retired object of the same name to be gone, lest it delete what we find."""
-        older = self.cache.retiring(self)
-        if older is None:
-            return True
-        with trio.move_on_after(OLDER_OBJECT_SECONDS):
-            await older.wait_dead()
-        return older.dead
+    async def _wait_turn(self, older: CacheObject | None) -> None:
+        """Wait a little, or for an older object to be gone, without a place in the pool: it needs one too."""
+        if self.events & OUT_OF_BAND:
+            return
+        pool = self.domain.object_pool
+        seconds = self._lookup_until - trio.current_time() if older is not None else LOOKUP_PAUSE_SECONDS
+        pool.release()
+        with trio.move_on_after(seconds) as self._pause:
+            if older is None:
+                await trio.sleep_forever()
+            else:
+                await older.wait_dead()
+        self._pause = None
+        await pool.acquire()
+
+    def _lookup_stuck(self, older: CacheObject | None) -> None:
+        seconds, name = self.domain.limits.hook_seconds, self.cache.backend.name
+        if older is not None:
+            log.warning("%r (%r): %r has not gone away within %g s", self, self.cookie, older, seconds)
+            return
+        message = f"backend {name}: lookup_object still says RETRY after {seconds:g} s"
+        self.hook_failed(PluginError(message, plugin=name))
 
     def _lookup_known(self, *, no_data_yet: bool) -> None:
         cookie = self.cookie
@@ -556,7 +682,22 @@ class CacheObject:
         read = self.cache.backend.read_resident
         cookie = self.cookie
         if read is not None and cookie.type != CookieType.INDEX and self.active and not cookie.invalidating:
-            cookie.read_resident = functools.partial(read, self)
+            cookie.read_resident = functools.partial(self._read_resident, read)
+
+    def _read_resident(
+        self, read: Callable[[CacheObject, int, memoryview], int], offset: int, buffer: memoryview
+    ) -> int:
+        # Any thread.
+        try:
+            return read(self, offset, buffer)
+        except Exception as error:
+            self.cookie.read_resident = None
+            name = self.cache.backend.name
+            message = f"backend {name}: read_resident raised {type(error).__name__}: {error}"
+            failed = PluginError(message, plugin=name)
+            failed.__cause__ = error
+            self.domain.token.run_sync_soon(self.hook_failed, failed)
+            return NOT_RESIDENT
 
     async def _complete_lookup(self) -> None:
         hook = self.cache.backend.lookup_complete
@@ -576,36 +717,41 @@ class CacheObject:
     async def _invalidate_object(self) -> str:
         cookie = self.cookie
         cookie.discard_stores()
-        self.pending_write = False
+        self.storage = None
         self.ops.cancel_all()
-        cookie.marks.clear()
+        cookie.forget_marks()
         op = Operation(self, exclusive=True, processor=self._process_invalidate)
         accepted = self.ops.submit(op) is SubmitOutcome.ACCEPTED
         op.put()
-        if not accepted:
-            # The old data must go all the same.
-            self.retired = True
-            self.abort()
+        if accepted:
+            self._invalidation = op
+        else:
+            self._cannot_invalidate()
         cookie.no_data_yet = True
         cookie.invalidating = False
         cookie.wake()
-        return "UPDATE_OBJECT" if accepted else "WAIT_FOR_CMD"
+        return "UPDATE_OBJECT" if accepted else "KILL_OBJECT"
 
     async def _process_invalidate(self, op: Operation) -> None:
-        stats = self.domain.stats
-        stats.invals_run += 1
-        self.set_store_limit(self.cookie.object_size)
+        self.domain.stats.invals_run += 1
+        if self._invalidation is op:
+            self._invalidation = None
+        cookie = self.cookie
+        self.set_store_limit(cookie.object_size)
+        cookie.aux_updated = False  # the hook labels what it makes
         try:
-            await self.call("inv", type(None), self.cache.backend.invalidate_object, op)
+            if self.cache.broken:
+                raise CacheIOError(f"cache {self.cache.tag} was stopped")
+            await self._change("inv", type(None), self.cache.backend.invalidate_object, op)
         except FscacheError as error:
             self.hook_failed(error)
-            self.retired = True
+            self._cannot_invalidate()
             self.abort()
         else:
-            self.cookie.no_data_yet = False
+            cookie.no_data_yet = False
             self._offer_resident()
         finally:
-            if op.state.value == "in progress":  # the backend may have completed it
+            if not op.ended:  # the backend may have completed it
                 op.complete()
 
     async def process_attr_changed(self, op: Operation) -> None:
@@ -613,16 +759,19 @@ class CacheObject:
         stats.attrchg_run += 1
         try:
             if self.active:
-                await self.call("atc", type(None), self.cache.backend.attr_changed, self)
+                await self._change("atc", type(None), self.cache.backend.attr_changed, self)
                 self.set_store_limit(self.cookie.object_size)
         except FscacheError as error:
+            if isinstance(error, NoMemoryError):
+                stats.attrchg_oom += 1
             self.hook_failed(error)
             self.retired = True
             self.abort()
         else:
             self._offer_resident()
         finally:
-            op.complete()
+            if not op.ended:
+                op.complete()
 
     async def _update_object(self) -> str:
         await self._write_aux()
@@ -630,12 +779,14 @@ class CacheObject:
 
     async def _write_aux(self) -> None:
         cookie = self.cookie
-        if cookie.aux is None:
+        if cookie.aux is None or self._invalidation is not None:
+            # In the second case the data is still the old, and must not get the new label, not even for a
+            # moment: other processes would believe it.
             return
         self.domain.stats.updates_run += 1
         cookie.aux_updated = False
         try:
-            await self.call("upo", type(None), self.cache.backend.update_object, self)
+            await self._change("upo", type(None), self.cache.backend.update_object, self)
         except FscacheError as error:
             # A label that could not be written must not be believed later.
             self.hook_failed(error)
@@ -665,7 +816,7 @@ class CacheObject:
         self.live = False
         self.cookie_detached()
         if self.retired:
-            self.pending_write = False
+            self.storage = None
             self.ops.cancel_all()
         if not self.dependents and self.ops.n_ops == 0 and self.n_children == 0:
             return "DROP_OBJECT"
@@ -685,32 +836,42 @@ class CacheObject:
         self.live = False
         cookie, stats = self.cookie, self.domain.stats
         self.cookie_detached()
+        if self.events & INVALIDATE:
+            self._cannot_invalidate()
         if cookie.aux_updated and not self.retired and self.available and not self.cache.broken:
             await self._write_aux()
-        if self._lookup_called:
-            try:
-                await self.call("dro", type(None), self.cache.backend.drop_object, self)
-            except FscacheError as error:
-                self.hook_failed(error)
+        # From here on the cookie may have another object, so nothing of it is touched after the next await.
         if self in cookie.objects:
             cookie.objects.remove(self)
         cookie.discard_stores()
+        cookie.forget_marks()
+        cookie.looking_up = False
         if not cookie.objects:
             cookie.invalidating = False
             cookie.no_data_yet = True
-        cookie.looking_up = False
-        cookie.marks.clear()
         cookie.wake()
+        if self._lookup_called:
+            try:
+                await self._change("dro", type(None), self.cache.backend.drop_object, self)
+            except FscacheError as error:
+                self.hook_failed(error)
         if not cookie.relinquished and cookie.definition.now_uncached is not None:
-            cookie.definition.now_uncached(cookie.netfs_data)
+            cookie.tell(cookie.definition.now_uncached)
         parent = self.parent
         if parent is not None:
             parent.n_children -= 1
             if parent.n_children == 0:
                 parent.cleared()
         stats.objects_ded += 1
-        self.put()
+        self.state = STATES["OBJECT_DEAD"]
+        self.put()  # the dispatcher holds another
         return "OBJECT_DEAD"
+
+
+def _count_call(stats: Stats, gauge: str | None, difference: int) -> None:
+    if gauge is not None:
+        field = f"cacheop_{gauge}"
+        setattr(stats, field, getattr(stats, field) + difference)
 
 
 def _name(hook: object) -> str:

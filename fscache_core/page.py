@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from fscache_core.errors import CacheIOError, FscacheError, NoSpaceError
+from fscache_core.domain import log
+from fscache_core.errors import CacheIOError, FscacheError, NoMemoryError, NoSpaceError, PluginError
 from fscache_core.folio import Folio
-from fscache_core.operation import Operation, Retrieval, Storage, SubmitOutcome
+from fscache_core.operation import Operation, OperationState, Retrieval, Storage, SubmitOutcome
 from fscache_core.outcome import CookieType, LockOutcome, ReadOutcome, WriteOutcome
 
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ async def read_or_alloc_pages(
       ``HIT``: all were read.  ``NO_DATA``: fetch the others and `write_page` them.  ``NO_BUFFERS``: fetch the
       others; they cannot be stored now.
 
-    Never raises for a fault of the cache or its backend.
+    Never raises for a fault of the cache or its backend; what ``end_io`` raises comes out at the end.
 
     Cancellation: pages that ``end_io`` reported are good.
     """
@@ -82,7 +83,7 @@ async def _retrieve(
         return ReadOutcome.NO_BUFFERS
     if cookie.looking_up:
         started = trio.current_time()
-        cookie.domain.stats.retrvls_wt += 1
+        count.waited_for_lookup()
         try:
             await cookie.wait_lookup()
         except trio.Cancelled:
@@ -93,13 +94,12 @@ async def _retrieve(
     obj = cookie.object
     if obj is None or cookie.unavailable or not cookie.enabled:
         return count.no_buffers()
-    n_pages = sum(folio.n_pages for folio in folios)
     if cookie.no_data_yet and obj.looked_up and not obj.available and obj.live and not allocate:
         # Known to be absent and being created: nobody need wait for that.
         for folio in folios:
             cookie.mark_pages_cached(folio.first, folio.n_pages)
         return count.done(ReadOutcome.NO_DATA)
-    op = Retrieval(obj, n_pages, end_io, context)
+    op = Retrieval(obj, folios, end_io, context)
     cancelled = True
     obj.ops.n_reads += 1
     try:
@@ -107,7 +107,7 @@ async def _retrieve(
         if obj.ops.submit(op) is not SubmitOutcome.ACCEPTED:
             cancelled = False
             return count.no_buffers()
-        if op.state.value == "pending":
+        if op.state is OperationState.PENDING:
             count.waited()
         try:
             running = await op.wait_active()
@@ -117,9 +117,13 @@ async def _retrieve(
         if not running or not obj.active:
             count.aborted()
             return count.no_buffers()
-        outcome = await _run_hook(op, obj, folios, allocate=allocate, single=single)
+        outcome = await _run_hook(op, obj, folios, count, allocate=allocate, single=single)
         cancelled = False
+        if op.caller_error is not None:
+            raise op.caller_error
         if outcome is ReadOutcome.NO_DATA:
+            if op.outdated:
+                return count.no_buffers()
             for folio in folios:
                 cookie.mark_pages_cached(folio.first, folio.n_pages)
         return count.done(outcome)
@@ -129,26 +133,36 @@ async def _retrieve(
 
 
 async def _run_hook(
-    op: Retrieval, obj: CacheObject, folios: Sequence[Folio], *, allocate: bool, single: bool
+    op: Retrieval,
+    obj: CacheObject,
+    folios: Sequence[Folio],
+    count: _ReadCounts,
+    *,
+    allocate: bool,
+    single: bool,
 ) -> ReadOutcome:
     backend = obj.cache.backend
     try:
         if single:
-            name, one = ("alp", backend.allocate_page) if allocate else ("rap", backend.read_or_alloc_page)
-            outcome = await obj.call(name, ReadOutcome, one, op, folios[0])
+            gauge, one = ("alp", backend.allocate_page) if allocate else ("rap", backend.read_or_alloc_page)
+            outcome = await obj.call(gauge, ReadOutcome, one, op, folios[0])
         else:
-            name, many = ("als", backend.allocate_pages) if allocate else ("ras", backend.read_or_alloc_pages)
-            outcome = await obj.call(name, ReadOutcome, many, op, folios)
-    except (CacheIOError, NoSpaceError) as error:
-        obj.hook_failed(error)
+            gauge, many = (
+                ("als", backend.allocate_pages) if allocate else ("ras", backend.read_or_alloc_pages)
+            )
+            outcome = await obj.call(gauge, ReadOutcome, many, op, folios)
+        if outcome is ReadOutcome.HIT and not op.all_ended:
+            message = f"backend {backend.name}: {op!r}: it said HIT, but not every page was ended"
+            raise PluginError(message, plugin=backend.name)
+    except NoSpaceError as error:
+        if isinstance(error, NoMemoryError):
+            count.out_of_memory()
         return ReadOutcome.NO_BUFFERS
     except FscacheError as error:
         obj.hook_failed(error)
-        obj.abort()
+        if not isinstance(error, CacheIOError):
+            obj.abort()
         return ReadOutcome.NO_BUFFERS
-    if outcome is ReadOutcome.HIT and op.n_pages:
-        # A backend that says HIT but has not ended every page is wrong, but no byte of it was believed.
-        return ReadOutcome.NO_DATA
     return outcome
 
 
@@ -160,6 +174,12 @@ class _ReadCounts:
 
     def requested(self) -> None:
         self.stats.retrvls_n += 1
+
+    def waited_for_lookup(self) -> None:
+        self.stats.retrvls_wt += 1
+
+    def out_of_memory(self) -> None:
+        self.stats.retrvls_oom += 1
 
     def no_buffers(self) -> ReadOutcome:
         self.stats.retrvls_nbf += 1
@@ -193,6 +213,10 @@ class _AllocCounts(_ReadCounts):
 
     def requested(self) -> None:
         self.stats.allocs_n += 1
+
+    def waited_for_lookup(self) -> None:
+        self.stats.retrvls_wt += 1  # as in the reference
+        self.stats.allocs_wt += 1
 
     def no_buffers(self) -> ReadOutcome:
         self.stats.allocs_nbf += 1
@@ -234,9 +258,14 @@ async def write_page(cookie: Cookie, folio: Folio, object_size: int | None = Non
 
     Cancellation: not queued.
     """
-    domain = cookie.domain
+    cookie.check_holds_data()
+    domain, generation = cookie.domain, cookie.generation
     while domain.stores_size and domain.stores_size + len(folio.buffer) > domain.limits.store_size:
         await domain.stores_changed.park()
+    if cookie.generation != generation:  # invalidated meanwhile, and perhaps allocated by others since
+        domain.stats.stores_n += 1
+        domain.stats.stores_nbf += 1
+        return WriteOutcome.NO_BUFFERS
     return write_page_nowait(cookie, folio, object_size)
 
 
@@ -264,29 +293,32 @@ def write_page_nowait(cookie: Cookie, folio: Folio, object_size: int | None = No
         stats.stores_agn += 1  # unlike the reference's, the newer bytes are stored too, after the older
     cookie.stores.append(folio)
     cookie.stores_changed(len(folio.buffer))
-    if not obj.pending_write:
-        obj.pending_write = True
-        op = Storage(obj, _write_behind)
-        stats.store_ops += 1
-        accepted = obj.ops.submit(op) is SubmitOutcome.ACCEPTED
-        op.put()
-        if not accepted:
-            obj.pending_write = False
-            cookie.stores.pop()
-            cookie.stores_changed(-len(folio.buffer))
-            stats.stores_nbf += 1
-            return WriteOutcome.NO_BUFFERS
+    if obj.storage is None and not _start_storage(obj):
+        cookie.stores.pop()
+        cookie.stores_changed(-len(folio.buffer))
+        stats.stores_nbf += 1
+        return WriteOutcome.NO_BUFFERS
     stats.stores_ok += 1
     return WriteOutcome.STORED
 
 
+def _start_storage(obj: CacheObject) -> bool:
+    op = obj.storage = Storage(obj, processor=_write_behind)
+    obj.domain.stats.store_ops += 1
+    accepted = obj.ops.submit(op) is SubmitOutcome.ACCEPTED
+    op.put()
+    if not accepted:
+        obj.storage = None
+    return accepted
+
+
 async def _write_behind(op: Operation) -> None:
-    """Write a cookie's pending stores, lowest queued first, until there is none."""
-    assert isinstance(op, Storage)
+    """Write a cookie's pending stores, first come first served, until there is none."""
     obj = op.object
     cookie = obj.cookie
     try:
-        while cookie.stores and obj.active:
+        # An exclusive operation that waits goes first: what is left is taken by a storage op behind it.
+        while cookie.stores and obj.active and not obj.ops.n_exclusive:
             cookie.storing = folio = cookie.stores.popleft()
             try:
                 await _write_one(op, obj, folio)
@@ -295,13 +327,16 @@ async def _write_behind(op: Operation) -> None:
                 cookie.domain.stats.store_rxd += folio.n_pages
                 cookie.stores_changed(-len(folio.buffer))
     finally:
-        if not obj.active:
+        if obj.storage is op:
+            obj.storage = None
+        if not obj.active or (cookie.stores and obj.storage is None and not _start_storage(obj)):
             cookie.discard_stores()
-        obj.pending_write = False
-        op.complete(cancelled=not obj.active)
+        if not op.ended:  # the backend may have completed it
+            op.complete(cancelled=not obj.active)
 
 
-async def _write_one(op: Storage, obj: CacheObject, folio: Folio) -> None:
+async def _write_one(op: Operation, obj: CacheObject, folio: Folio) -> None:
+    assert isinstance(op, Storage)
     cookie, stats = obj.cookie, obj.domain.stats
     stats.store_run += 1
     fits = obj.store_limit_size - folio.offset
@@ -314,7 +349,9 @@ async def _write_one(op: Storage, obj: CacheObject, folio: Folio) -> None:
     stats.store_pgs += folio.n_pages
     try:
         outcome = await obj.call("wrp", WriteOutcome, obj.cache.backend.write_page, op, folio)
-    except NoSpaceError:
+    except NoSpaceError as error:
+        if isinstance(error, NoMemoryError):
+            stats.stores_oom += 1
         outcome = WriteOutcome.NO_BUFFERS
     except FscacheError as error:
         obj.hook_failed(error)
@@ -342,6 +379,7 @@ async def wait_on_page_write(cookie: Cookie, first: int, n_pages: int = 1) -> No
 
 async def uncache_page(cookie: Cookie, first: int, n_pages: int = 1) -> None:
     """Tell that the netfs lets go of these pages; what is stored may stay."""
+    cookie.check_usable()
     stats = cookie.domain.stats
     stats.pages_unc += n_pages
     if not cookie.marks.overlaps(first, n_pages):
@@ -361,6 +399,7 @@ async def uncache_page(cookie: Cookie, first: int, n_pages: int = 1) -> None:
 
 async def readpages_cancel(cookie: Cookie, folios: Sequence[Folio]) -> None:
     """Uncache pages that were allocated for a read that did not take place."""
+    cookie.check_usable()
     for folio in folios:
         if cookie.marks.overlaps(folio.first, folio.n_pages):
             await uncache_page(cookie, folio.first, folio.n_pages)
@@ -375,6 +414,7 @@ async def uncache_all_inode_pages(cookie: Cookie) -> None:
 
 async def maybe_release_page(cookie: Cookie, page_index: int, *, may_wait: bool = False) -> bool:
     """Whether the netfs may free a page's memory: True if it was uncached, False to keep it (section 8)."""
+    cookie.check_usable()
     stats = cookie.domain.stats
     if page_index not in cookie.marks:
         return True
@@ -426,12 +466,13 @@ async def lock_pages(
       The object whose lock was taken (give it to `unlock_pages`), or None: not offered, not needed or not
       possible.  None never means that the caller must not fetch what is missing.
     """
+    give_up_at = trio.current_time() + cookie.domain.limits.hook_seconds
     while True:
         obj = cookie.object
         if obj is None or not obj.active or obj.cache.backend.lock_pages is None:
             return None
         try:
-            outcome = await obj.call("rap", LockOutcome, obj.cache.backend.lock_pages, obj, first, n_pages)
+            outcome = await obj.call(None, LockOutcome, obj.cache.backend.lock_pages, obj, first, n_pages)
         except FscacheError as error:
             obj.hook_failed(error)
             return None
@@ -439,10 +480,16 @@ async def lock_pages(
             return obj
         if not await look_again():
             return None
+        if trio.current_time() >= give_up_at:
+            log.warning(
+                "%r (%r): pages %d+%d are locked elsewhere; fetched anyway", obj, cookie, first, n_pages
+            )
+            return None
+        await trio.lowlevel.checkpoint()  # a hook that does not wait must not keep others from running
 
 
 def unlock_pages(obj: CacheObject, first: int, n_pages: int) -> None:
     """Give back what `lock_pages` took."""
     hook = obj.cache.backend.unlock_pages
     if hook is not None and not obj.dead:
-        hook(obj, first, n_pages)
+        obj.tell(hook, first, n_pages)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import pluggy
 
-from fscache_core.errors import CallerError, InstallationError, PluginError, UnsupportedError
+from fscache_core.errors import CallerError, FscacheError, InstallationError, PluginError, UnsupportedError
 from fscache_core.hookspecs import (
     API_VERSION,
     CacheSpec,
@@ -224,6 +224,9 @@ class _Hooks:
         (implementation,) = implementations
         function = implementation.function
         assert caller.spec is not None
+        if inspect.iscoroutinefunction(function) != inspect.iscoroutinefunction(caller.spec.function):
+            must = "must be" if inspect.iscoroutinefunction(caller.spec.function) else "must not be"
+            raise PluginError(f"{self.kind} {self.name}: {hook} {must} an async function", plugin=self.name)
         wanted = list(caller.spec.argnames)
         taken = list(implementation.argnames)
         if taken == wanted:
@@ -247,7 +250,16 @@ class _Hooks:
         if function is None:
             return None
         for wrapper in reversed(self._wrappers):
-            function = wrapper.wrap(hook, function)
+            name = str(getattr(wrapper, "name", type(wrapper).__name__))
+            try:
+                function = wrapper.wrap(hook, function)
+            except FscacheError:
+                raise
+            except Exception as error:
+                message = f"wrapper {name}: wrap({hook!r}) raised {type(error).__name__}: {error}"
+                raise PluginError(message, plugin=name) from error
+            if not callable(function):
+                raise PluginError(f"wrapper {name}: wrap({hook!r}) returned {function!r}", plugin=name)
         return function
 
 
