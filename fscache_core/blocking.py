@@ -20,6 +20,7 @@ import trio
 
 from fscache_core import fscache as _fscache
 from fscache_core.errors import CallerError
+from fscache_core.file import File
 from fscache_core.readahead import NEVER
 
 if TYPE_CHECKING:
@@ -28,12 +29,14 @@ if TYPE_CHECKING:
     from fscache_core.cache import Cache
     from fscache_core.coherency import Coherency
     from fscache_core.domain import Limits
-    from fscache_core.file import File
     from fscache_core.fscache import FsCache
     from fscache_core.hookspecs import DirectoryEntry, FileAttributes, Wrapper
     from fscache_core.readahead import Readahead
     from fscache_core.stats import Stats
     from fscache_core.volume import Volume
+
+#: URLs whose volume and path are remembered.
+KNOWN_URLS = 4096
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -134,6 +137,7 @@ class BlockingFsCache:
         self._token = token
         self._pid = os.getpid()
         self._fscache = fscache
+        self._known: dict[str, tuple[Volume, str]] = {}  # URLs that were opened
 
     # -- the loop --
 
@@ -152,11 +156,11 @@ class BlockingFsCache:
             self._token.run_sync_soon(function, *args)
 
     def close_file(self, file: File) -> None:
-        if os.getpid() == self._pid:
+        if os.getpid() == self._pid and file.close_warm():
             try:
-                self._token.run_sync_soon(file.close_now)
+                self._token.run_sync_soon(file.settle)
             except trio.RunFinishedError:
-                return  # closing the cache closed it
+                return  # closing the cache has seen to it
 
     # -- as FsCache --
 
@@ -205,8 +209,19 @@ class BlockingFsCache:
     def open_file(self, url: str, *, reopen: str = "auto") -> BlockingFile:
         """See `FsCache.open_file`."""
 
+        # A file that is warm and need not be checked is opened here, without a trip through the loop.
+        if (known := self._known.get(url)) is not None and os.getpid() == self._pid:
+            volume, path = known
+            if (inode := volume.open_warm(path)) is not None:
+                volume.stats.opens += 1
+                return BlockingFile(self, File(volume, inode, reopen=reopen == "auto"), url)
+
         async def open_file() -> File:
-            return await self._fscache.open_file(url, reopen=reopen)
+            file = await self._fscache.open_file(url, reopen=reopen)
+            if len(self._known) >= KNOWN_URLS:
+                self._known.clear()
+            self._known[url] = file.volume, file.inode.path
+            return file
 
         return BlockingFile(self, self.run(open_file), url)
 

@@ -166,6 +166,17 @@ class File:
             self._closed = True
             self.volume.close_inode(self._inode)
 
+    def close_warm(self) -> bool:
+        """`close_now` from any thread; True if the trio thread must call `settle` afterwards."""
+        if self._closed:
+            return False
+        self._closed = True
+        return self.volume.close_warm(self._inode)
+
+    def settle(self) -> None:
+        """The rest of `close_warm`."""
+        self.volume.settle_inode(self._inode)
+
     async def __aenter__(self) -> File:
         return self
 

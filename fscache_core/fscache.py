@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from fscache_core.file import File
     from fscache_core.hookspecs import DirectoryEntry, FileAttributes, Location, Wrapper
     from fscache_core.stats import Stats
+from fscache_core.tracing import Tracing
 
 
 class _Attached:
@@ -94,6 +95,8 @@ class FsCache:
             wrapper if not isinstance(wrapper, str) else plugins.make(plugins.WRAPPER_GROUP, wrapper, {})
             for wrapper in wrappers
         ]
+        if self.domain.limits.debug:
+            made.insert(0, Tracing(self.domain.limits.debug))
         facade = BackendFacade(plugin, name=name, wrappers=made)  # type: ignore[arg-type]
         held = lookup_cache_tag(self.domain, tag or facade.name)
         cache = Cache(self.domain, facade, held, self.master_index)

@@ -94,6 +94,11 @@ class Inode:
     def weak(self) -> bool:
         return self.attributes is None or self.attributes.strength is not Strength.STRONG
 
+    @property
+    def at_rest(self) -> bool:
+        """Whether nothing is being fetched or kept in memory."""
+        return not self.fetches and not self._kept
+
     def is_version(self, netfs_data: object, attributes: FileAttributes) -> bool:
         """Whether what the origin just described is, provably, this version."""
         return (

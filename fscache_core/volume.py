@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import time
-from collections import OrderedDict
 from typing import TYPE_CHECKING
 
 import trio
@@ -23,6 +22,7 @@ from fscache_core.errors import (
 )
 from fscache_core.file import File
 from fscache_core.hookspecs import DirectoryEntry, FileAttributes, FileKind, Location
+from fscache_core.icache import InodeCache
 from fscache_core.inode import Inode, inode_definition
 from fscache_core.outcome import CookieType
 from fscache_core.stats import VolumeStats
@@ -41,9 +41,6 @@ _BY_KEY = CookieDefinition(
     get_key=lambda key: key if isinstance(key, bytes) else b"",
     get_aux=lambda _: None,
 )
-
-#: Inodes nobody has open that are kept, so that opening them again costs a look into a table.
-WARM_INODES = 256
 
 
 class Volume:
@@ -77,9 +74,7 @@ class Volume:
             else lambda parent, inode: select_cache(parent, inode.netfs_data),  # type: ignore[attr-defined]
         )
         self.cookie: Cookie = acquire_cookie(domain, registered.primary_index, index, data)
-        self._inodes: dict[str, Inode] = {}  # the newest of each path
-        self._all: set[Inode] = set()  # superseded ones too
-        self._warm: OrderedDict[str, Inode] = OrderedDict()  # those that nobody has open
+        self._inodes = InodeCache()
         self._absent: dict[str, float] = {}  # path -> trio time until which it is known not to exist
 
     def __repr__(self) -> str:
@@ -149,9 +144,8 @@ class Volume:
           UnsupportedError: the backend cannot tell what it has.
         """
         self._absent.clear()
-        for inode in list(self._inodes.values()):
-            if inode.path.startswith(prefix):
-                inode.become_stale()
+        for inode in self._inodes.below(prefix):
+            inode.become_stale()
         begins = self.netfs.get_key(self.netfs.name_file(self.data, prefix)) if prefix else b""
         keys = await self._stored_keys()
         below = [(kind, key) for kind, key in keys if key.startswith(begins) or key.startswith(b"\0")]
@@ -217,13 +211,20 @@ class Volume:
 
     def open_fresh(self, path: str) -> Inode | None:
         """The inode of a version that need not be checked again, opened once more; None if there is none."""
-        inode = self._inodes.get(path)
-        if inode is None or inode.attributes is None or inode.stale or not self._fresh(inode):
-            return None
-        return self._opened(inode)
+        inode = self._inodes.open(path, self._fresh)
+        return inode if inode is None else self._attached(inode)
+
+    def open_warm(self, path: str) -> Inode | None:
+        """`open_fresh` from any thread, for an inode whose object is there and answers."""
+        return self._inodes.open(path, self._warm)
+
+    def _warm(self, inode: Inode) -> bool:
+        return inode.cookie.read_resident is not None and self._fresh(inode)
 
     def _fresh(self, inode: Inode) -> bool:
         """Whether coherency lets this version be used without asking."""
+        if inode.attributes is None or inode.stale:
+            return False
         match self.coherency.mode:
             case _ if self.coherency.offline:
                 return True
@@ -237,25 +238,24 @@ class Volume:
 
     def close_inode(self, inode: Inode) -> None:
         """Give back what `open_inode` returned.  The newest version of a file stays warm for a while."""
-        inode.n_open -= 1
-        if inode.n_open:
-            return
-        inode.closed()
-        if self._inodes.get(inode.path) is not inode:
-            self._evict(inode)
-            return
-        self._warm[inode.path] = inode
-        if len(self._warm) > WARM_INODES:
-            _, coldest = self._warm.popitem(last=False)
-            del self._inodes[coldest.path]
-            self._evict(coldest)
+        if self._inodes.release(inode):
+            self.settle_inode(inode)
+
+    def close_warm(self, inode: Inode) -> bool:
+        """`close_inode` from any thread; True if the trio thread must call `settle_inode`."""
+        return self._inodes.release(inode)
+
+    def settle_inode(self, inode: Inode) -> None:
+        """See to an inode whose last reader is gone."""
+        if not inode.n_open:
+            inode.closed()
+            if (cold := self._inodes.settle(inode)) is not None:
+                self._evict(cold)
 
     def forget(self, inode: Inode) -> None:
         """Let the next open of this path look for itself."""
-        if self._inodes.get(inode.path) is inode:
-            del self._inodes[inode.path]
-            if self._warm.pop(inode.path, None) is not None:
-                self._evict(inode)
+        if self._inodes.forget(inode):
+            self._evict(inode)
 
     async def close(self, *, store: bool) -> None:
         """Close the volume: every inode, then the adapter's side (core only).
@@ -263,15 +263,12 @@ class Volume:
         Args:
           store: wait until what was fetched is stored; else it is dropped.
         """
-        for inode in list(self._all):
+        for inode in self._inodes.everything():
             for fetch in list(inode.fetches):
                 fetch.give_up()
             if store:
                 await inode.wait_stored()
             await inode.evict()
-        self._all.clear()
-        self._inodes.clear()
-        self._warm.clear()
         await self.cookie.relinquish()
         with trio.move_on_after(self.domain.limits.drop_seconds) as scope:
             try:
@@ -318,61 +315,52 @@ class Volume:
             raise CallerError(f"{self.location.volume} {path} is a directory", errno=errno.EISDIR)
         if attributes.kind is not FileKind.FILE:
             raise CallerError(f"{self.location.volume} {path} is not a regular file")
-        current = self._inodes.get(path)
+        current = self._inodes.newest(path)
         if current is not None:
             if current.is_version(netfs_data, attributes):
                 current.checked(checked_at, keep=self.coherency.mode is CoherencyMode.TTL)
                 return self._opened(current)
             current.become_stale()
-        inode = self._new_inode(path, netfs_data, adopt=False, checked_at=checked_at)
+        inode = Inode(self, path, netfs_data, adopt=False, checked_at=checked_at)
+        self._inodes.add(inode)
         if inode.weak:
             self.stats.weak += 1
-        return self._opened(inode)
+        return inode
 
     async def _adopt(self, path: str) -> Inode | None:
         """An inode of whatever version is cached; None if none is."""
-        current = self._inodes.get(path)
-        if current is not None and current.attributes is not None:
-            return self._opened(current)
-        if current is None:
-            current = self._new_inode(path, self.netfs.name_file(self.data, path), adopt=True)
-        current.n_open += 1
+        inode = self._inodes.newest(path)
+        if inode is not None:
+            self._inodes.hold(inode)
+        else:
+            inode = Inode(self, path, self.netfs.name_file(self.data, path), adopt=True)
+            self._inodes.add(inode)
         try:
-            if await current.wait_adopted():
-                return self._opened(current, counted=True)
+            if inode.attributes is not None or await inode.wait_adopted():
+                return self._attached(inode)
+            self.forget(inode)
+            inode.cookie.supersede()
         except BaseException:
-            self._unadopted(current)
+            self.close_inode(inode)
             raise
-        self._unadopted(current)
+        self.close_inode(inode)
         return None
 
-    def _unadopted(self, inode: Inode) -> None:
-        inode.n_open -= 1
-        if inode.n_open == 0:
-            if self._inodes.get(inode.path) is inode:
-                del self._inodes[inode.path]
-            inode.cookie.supersede()
-            self._evict(inode)
+    def _opened(self, inode: Inode) -> Inode:
+        self._inodes.hold(inode)
+        return self._attached(inode)
 
-    def _new_inode(self, path: str, netfs_data: object, *, adopt: bool, checked_at: float = 0.0) -> Inode:
-        inode = Inode(self, path, netfs_data, adopt=adopt, checked_at=checked_at)
-        self._inodes[path] = inode
-        self._all.add(inode)
-        return inode
-
-    def _opened(self, inode: Inode, *, counted: bool = False) -> Inode:
-        if not counted:
-            inode.n_open += 1
-        self._warm.pop(inode.path, None)
-        if not inode.cookie.objects:
-            inode.cookie.acquire_objects()  # its object may have died, or a cache been added
+    def _attached(self, inode: Inode) -> Inode:
+        """An inode with an object, if it can have one: the old one may have died, or a cache been added."""
+        if not inode.cookie.objects and inode.attributes is not None:
+            inode.cookie.acquire_objects()
         return inode
 
     def _evict(self, inode: Inode) -> None:
         async def evict() -> None:
             await inode.wait_stored()
             await inode.evict()
-            self._all.discard(inode)
+            self._inodes.evicted(inode)
 
         # Its key is free at once, so that it can be opened again while this one is put away.
         inode.cookie.supersede()
