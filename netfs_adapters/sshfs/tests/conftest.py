@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
     from pathlib import Path
 
+    from fscache_core.testing.sftp_server import SftpServer
     from netfs_sshfs.file import File
     from netfs_sshfs.volume import Volume
 
@@ -22,12 +23,11 @@ _numbers = itertools.count()
 
 
 @pytest.fixture(scope="session")
-def server() -> Iterator[OpenSSHServer]:
+def server(fscache_sftp: SftpServer) -> OpenSSHServer:
     """A server for tests that let it run."""
-    if missing := openssh_missing():
-        pytest.skip(missing)
-    with OpenSSHServer() as server:
-        yield server
+    if not isinstance(fscache_sftp, OpenSSHServer):
+        pytest.skip("not OpenSSH")
+    return fscache_sftp
 
 
 @pytest.fixture

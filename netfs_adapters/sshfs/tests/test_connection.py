@@ -32,13 +32,14 @@ MIB = 1 << 20
 class Road:
     """A TCP proxy to a server, on which the traffic can be held up."""
 
-    def __init__(self, server: OpenSSHServer, known_hosts: Path) -> None:
+    def __init__(self, server: OpenSSHServer, known_hosts: Path, n_broken: int = 0) -> None:
         self._server = server
         self._open = trio.Event()
         self._open.set()
         self.known_hosts = known_hosts
         self.port = 0
         self.n_connections = 0
+        self._n_broken = n_broken  # this many of the first connections are broken off at once
 
     def block(self) -> None:
         self._open = trio.Event()
@@ -55,6 +56,9 @@ class Road:
 
     async def _serve(self, client: trio.SocketStream) -> None:
         self.n_connections += 1
+        if self.n_connections <= self._n_broken:
+            await client.aclose()
+            return
         async with (
             client,
             await trio.open_tcp_stream(self._server.host, self._server.port) as server,
@@ -120,6 +124,19 @@ async def test_a_server_that_accepts_and_says_nothing_times_out(
         with pytest.raises(OriginTimeoutError, match="no answer in time"):
             await netfs.look_up(volume, "/a")
         await netfs.close_volume(volume)
+
+
+async def test_a_first_connection_that_a_busy_server_breaks_off_is_tried_again(
+    server: OpenSSHServer, tmp_path: Path, nursery: trio.Nursery, make_netfs: MakeNetfs
+) -> None:
+    road = Road(server, tmp_path / "known_hosts", n_broken=2)
+    await nursery.start(road.run)
+    netfs = make_netfs(server, known_hosts=road.known_hosts, reconnect_seconds=30)
+    volume = await netfs.open_volume(netfs.parse_url(f"sshfs://{server.user}@127.0.0.1:{road.port}"))
+    await netfs.look_up(volume, str(server.root))
+    assert road.n_connections == 3
+    await netfs.close_volume(volume)
+    nursery.cancel_scope.cancel()
 
 
 async def test_who_come_at_the_same_time_share_one_connection(

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, TypeVar
 import asyncssh
 
 from fscache_core.errors import FscacheError, OriginTimeoutError, OriginUnreachableError
-from netfs_sshfs.faults import FAULTS, LOST, about, why_failed, why_not_connected
+from netfs_sshfs.faults import FAULTS, LOST, about, was_answered, why_failed, why_not_connected
 from netfs_sshfs.handles import Handles
 from netfs_sshfs.url import DEFAULT_PORT
 from netfs_sshfs.writing import Writer
@@ -105,8 +105,8 @@ class Connection:
         """Do ``work(session, progressed)``; call ``progressed()`` there whenever something arrived.
 
         A server that was never reached gets one attempt.  One that was is waited for, with growing pauses:
-        for a short time after the connection was lost, because servers are restarted; if ``persist``, until
-        the deadline.
+        for a short time after a connection was lost or broken off, because servers are restarted or busy; if
+        ``persist``, until the deadline.
 
         Args:
           what: beginning of the line of an error: origin, file, range.
@@ -118,6 +118,8 @@ class Connection:
         deadline_seconds = self.options.deadline_seconds
         reconnect_seconds = self.options.reconnect_seconds
         loop = asyncio.get_running_loop()
+        began = loop.time()
+        persist = persist and self._ever_connected
         pauses = _pauses()
         unreachable: FscacheError | None = None
         try:
@@ -132,8 +134,8 @@ class Connection:
                     try:
                         session = await self._get_session()
                     except OriginUnreachableError as error:
-                        waiting = persist or loop.time() < self._lost_at + reconnect_seconds
-                        if not (self._ever_connected and waiting):
+                        since = max(self._lost_at, began if was_answered(error.__cause__) else -math.inf)
+                        if not persist and loop.time() >= since + reconnect_seconds:
                             raise
                         unreachable = error
                     else:
@@ -177,8 +179,11 @@ class Connection:
                 connection = await self._log_in(client)
                 try:
                     sftp = await connection.start_sftp_client(path_encoding=None)
-                except BaseException:
+                except BaseException as error:
+                    lost = connection.is_closed()
                     connection.abort()
+                    if lost and isinstance(error, FAULTS):
+                        raise asyncssh.ConnectionLost("broken off") from error
                     raise
         except (*FAULTS, ValueError) as error:
             raise why_not_connected(error, client.refusal) from error

@@ -42,10 +42,19 @@ def why_not_connected(error: Exception, host_key: str | None) -> FscacheError:
             return OriginTimeoutError("cannot connect: no answer in time")
         case asyncssh.KeyImportError() | asyncssh.ConfigParseError() | ValueError():
             return CallerError(f"cannot connect: {cause}")
-        case asyncssh.DisconnectError() | OSError():
+        case asyncssh.ConnectionLost() | OSError():
             return OriginUnreachableError(f"cannot connect: {cause}")
+        case asyncssh.DisconnectError() if "authentication" in cause:  # too many failures of it
+            return OriginPermissionError(f"login refused: {cause}")
+        case asyncssh.DisconnectError():
+            return OriginError(f"cannot connect: {cause}")
         case _:
             return OriginError(f"no SFTP to be had: {cause}")
+
+
+def was_answered(error: BaseException | None) -> bool:
+    """Whether a connection was made and then broken off, as a busy server does (``MaxStartups``)."""
+    return isinstance(error, (asyncssh.ConnectionLost, ConnectionResetError, BrokenPipeError))
 
 
 def why_failed(error: Exception) -> FscacheError:
