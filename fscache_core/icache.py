@@ -2,7 +2,7 @@
 
 The counts of opens change in any thread, so that blocking code can open and close a warm file without going
 through the loop; `_lock` guards them together with the tables.  It is held for a few table look-ups only
-only and is the innermost lock there is.
+and is the innermost lock there is.
 """
 
 from __future__ import annotations
