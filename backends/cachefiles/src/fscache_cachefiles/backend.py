@@ -28,6 +28,7 @@ from fscache_cachefiles.namei import BusyError, Namei, Opened, OpenedIndex
 from fscache_cachefiles.object import CachefilesObject, Work
 from fscache_cachefiles.scan import weigh_all
 from fscache_cachefiles.space import SpaceGuard, statvfs_of
+from fscache_cachefiles.verify import Progress, Report, Verification
 from fscache_cachefiles.xattr import Label
 from fscache_core.errors import (
     CacheIOError,
@@ -186,6 +187,27 @@ class CachefilesBackend:
         """Put the account right by counting what is stored; returns how much it was too high.  Blocks."""
         return self._bound().admission.ledger.recount()
 
+    def verify_store(self, *, repair: bool = False, progress: Progress | None = None) -> Report:
+        """Check everything that is stored, while others use it; see `fscache_cachefiles.verify`.  Blocks.
+
+        Works on a backend that is not bound to a cache.
+
+        Raises:
+          CacheUnusableError: the directory is no cache, or cannot be used.
+        """
+        root, work = self._bind()
+        try:
+            return Verification(
+                root.cache,
+                work.namei,
+                work.graveyard,
+                work.admission.ledger,
+                repair=repair,
+                progress=progress,
+            ).run()
+        finally:
+            root.close()
+
     # -- objects -------------------------------------------------------------------------
 
     @cache_hook
@@ -223,7 +245,7 @@ class CachefilesBackend:
         """Find a data object.  None: look again."""
         assert obj.place is not None
         work = self._bound()
-        found = await self._in_thread(work.namei.open_object, obj.place)
+        found = await self._in_thread(work.find, obj.place)
         if found is None:
             if not obj.lookup_negative():
                 return LookupOutcome.ABSENT
@@ -234,9 +256,7 @@ class CachefilesBackend:
             outcome = _judge(obj, found.label, found.backing.size)
             if outcome is not AuxOutcome.OBSOLETE:
                 obj.backing = found.backing
-                pin = await self._in_thread(xattr.read_pin, found.backing.descriptor)
-                if pin is not None:
-                    obj.pinned, obj.reserved_size = pin.pinned, pin.reserved_size
+                obj.pinned, obj.reserved_size = found.pin.pinned, found.pin.reserved_size
                 obj.label, obj.size = found.label, found.backing.size
                 await self._bring_up_to_date(obj, outcome)
                 obj.obtained_object()
@@ -264,7 +284,7 @@ class CachefilesBackend:
     async def _find_index(self, obj: CachefilesObject) -> LookupOutcome | None:
         assert obj.place is not None
         work = self._bound()
-        found = await self._in_thread(work.namei.open_index, obj.place)
+        found = await self._in_thread(work.find_index, obj.place)
         if found is None:
             if not obj.lookup_negative():
                 return LookupOutcome.ABSENT
@@ -474,11 +494,14 @@ class CachefilesBackend:
         if not obj.held.overlaps(first, n_pages):
             return
         obj.held.remove(first, n_pages)
-        if obj.is_small:
-            if not obj.held and obj.place is not None:
+        try:
+            if not obj.is_small:
+                if obj.backing is not None:
+                    unlock_range(obj.backing.map, first, n_pages)
+            elif not obj.held and obj.place is not None:
                 unlock_range(self._ledger, self._small_lock_start(obj), _SMALL_LOCK_SIZE)
-        elif obj.backing is not None:
-            unlock_range(obj.backing.map, first, n_pages)
+        except OSError as error:  # ENOLCK when a range is split: it ends with the descriptor then
+            log.warning("%r: unlocking: %s", obj, error)
 
     def _unlock_all(self, obj: CachefilesObject) -> None:
         for first, n_pages in list(obj.held):

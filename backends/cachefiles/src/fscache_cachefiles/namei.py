@@ -28,7 +28,7 @@ from fscache_cachefiles.blockmap import BLOCK_SIZE, ENTRY_SIZE, block_count, sea
 from fscache_cachefiles.graveyard import Graveyard, is_linked
 from fscache_cachefiles.ledger import HASH_DIRECTORY, INDEX_DIRECTORY, weigh_large, weigh_small
 from fscache_cachefiles.lock import try_own, try_share
-from fscache_cachefiles.xattr import BadAttributeError, Label, Seal
+from fscache_cachefiles.xattr import NO_PIN, BadAttributeError, Label, Pin, Seal
 from fscache_core.errors import WorldError
 from fscache_core.folio import page_count
 
@@ -64,6 +64,7 @@ class Opened:
 
     backing: Backing
     label: Label
+    pin: Pin
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +104,7 @@ class Namei:
         try:
             label = xattr.read_label(descriptor)
             seal = xattr.read_seal(descriptor)
-            pin = xattr.read_pin(descriptor)
+            pin = xattr.read_pin(descriptor) or NO_PIN
             if label is None or seal is None:
                 return Stale(status.st_ino, "no label" if label is None else "no seal")
             if seal.check != seal_check(seed_of(place.path, seal.nonce), seal.size, seal.entry):
@@ -117,10 +118,8 @@ class Namei:
         else:
             if isinstance(backing, Backing):
                 keep.pop_all()  # the backing closes them
-                backing.reserved_size = pin.reserved_size if pin else 0
-                with contextlib.suppress(OSError):
-                    touch(descriptor)
-                return Opened(backing, label)
+                backing.reserved_size = pin.reserved_size
+                return Opened(backing, label, pin)
             return backing
         finally:
             keep.close()
@@ -189,8 +188,6 @@ class Namei:
             label = xattr.read_label(descriptor)
             if label is None:
                 return Stale(status.st_ino, "no label")
-            with contextlib.suppress(OSError):
-                touch(descriptor)
             index = Index(place.path, descriptor)
             descriptor = -1
             return OpenedIndex(index, label)
@@ -405,7 +402,7 @@ class Namei:
         xattr.create_label(descriptor, label)
         xattr.create_seal(descriptor, seal)
         if draft.reserved_size:
-            xattr.write_pin(descriptor, xattr.Pin(False, draft.reserved_size))
+            xattr.write_pin(descriptor, Pin(False, draft.reserved_size))
         while True:
             with self._container(draft.place) as container:
                 try:
@@ -458,11 +455,11 @@ class Namei:
 
     # -- removing ------------------------------------------------------------------------
 
-    def bury(self, place: Place, inode: int | None, *, prune: bool = False) -> str | None:
+    def bury(self, place: Place, inode: int, *, prune: bool = False) -> str | None:
         """Take an object away from its name, also while others use it.
 
         Args:
-          inode: which one; if something else has the name by now, that stays.  None: whatever is there.
+          inode: which one; if something else has the name by now, that stays.
           prune: remove the containers too if they are empty then.
 
         Returns:
@@ -478,7 +475,7 @@ class Namei:
         try:
             fcntl.flock(container, fcntl.LOCK_EX)
             status = os.stat(place.name, dir_fd=container, follow_symlinks=False)
-            if inode is None or status.st_ino == inode:
+            if status.st_ino == inode:
                 if stat.S_ISDIR(status.st_mode):
                     grave = self._graveyard.bury_directory(container, place.name)
                 else:
@@ -491,6 +488,37 @@ class Namei:
         if prune:
             self.prune(place)
         return grave
+
+    def cull(self, place: Place) -> None:
+        """Evict an object for its space.  Its label goes first, so that a crash leaves it stale.
+
+        Raises:
+          OSError: EBUSY (in use, or pinned), ESTALE (not there any more), or as the filesystem says.
+        """
+        container = self._open_container(place)
+        if container is None:
+            raise OSError(errno.ESTALE, f"{place.path} is not there any more")
+        try:
+            status = os.stat(place.name, dir_fd=container, follow_symlinks=False)
+            if stat.S_ISDIR(status.st_mode):
+                descriptor = os.open(place.name, OPEN_DIRECTORY, dir_fd=container)
+            else:
+                descriptor = _open_file(place.name, container)
+            try:
+                if not try_own(descriptor) or not is_linked(descriptor, container, place.name):
+                    raise OSError(errno.EBUSY, f"{place.path} is in use")
+                if (xattr.read_pin(descriptor) or NO_PIN).pinned:
+                    raise OSError(errno.EBUSY, f"{place.path} is pinned")
+                xattr.remove_label(descriptor)
+                grave = self.bury(place, status.st_ino, prune=True)
+            finally:
+                os.close(descriptor)
+        except FileNotFoundError as error:
+            raise OSError(errno.ESTALE, f"{place.path} is not there any more") from error
+        finally:
+            os.close(container)
+        if grave is not None:
+            self._graveyard.reap_grave(grave)
 
     def prune(self, place: Place) -> None:
         """Remove the containers of a place, as far as they are empty."""

@@ -24,7 +24,7 @@ from fscache_cachefiles.graveyard import Graveyard
 from fscache_cachefiles.key import cook_key
 from fscache_cachefiles.ledger import NOTHING, weigh_pages
 from fscache_cachefiles.lock import try_own, try_share
-from fscache_cachefiles.namei import SMALL_SIZE_MAX, Namei, Opened, Stale, touch
+from fscache_cachefiles.namei import SMALL_SIZE_MAX, Namei, Opened, OpenedIndex, Stale, touch
 from fscache_cachefiles.scan import count_pages
 from fscache_cachefiles.xattr import Label, Pin
 from fscache_core.errors import CallerError, NoSpaceError
@@ -88,6 +88,21 @@ class Work:
 
     # -- the backing ---------------------------------------------------------------------
 
+    def find(self, place: Place) -> Opened | Stale | None:
+        """Open a data object for a cookie: from now on it is the most recently used one."""
+        found = self.namei.open_object(place)
+        if isinstance(found, Opened):
+            with contextlib.suppress(OSError):
+                touch(found.backing.descriptor)
+        return found
+
+    def find_index(self, place: Place) -> OpenedIndex | Stale | None:
+        found = self.namei.open_index(place)
+        if isinstance(found, OpenedIndex):
+            with contextlib.suppress(OSError):
+                touch(found.index.descriptor)
+        return found
+
     def ensure_backing(self, obj: CachefilesObject) -> Backing | None:
         """The object's backing, made if it has none; None if another version has taken its name.
 
@@ -134,7 +149,7 @@ class Work:
             obj.superseded = obj.backing is None
         return False
 
-    def bury(self, place: Place, inode: int | None, *, prune: bool = False) -> None:
+    def bury(self, place: Place, inode: int, *, prune: bool = False) -> None:
         """Bury an object and, if nobody uses it, delete it."""
         grave = self.namei.bury(place, inode, prune=prune)
         if grave is not None:
@@ -163,8 +178,12 @@ class Work:
 
     def drop(self, obj: CachefilesObject, place: Place) -> None:
         """The end of a data object."""
-        if obj.retired and obj.backing is None:
-            self.bury(place, None, prune=True)
+        if obj.retired and obj.backing is None and not obj.superseded:
+            # Others may have stored this version.  Another version is not ours to delete.
+            found = self.namei.open_object(place)
+            if isinstance(found, Opened) and found.label == obj.label:
+                obj.backing = found.backing
+            del found
         self.relinquish_backing(obj, retire=obj.retired, prune=True)
 
     # -- storing -------------------------------------------------------------------------

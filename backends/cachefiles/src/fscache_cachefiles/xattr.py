@@ -68,6 +68,9 @@ class Pin:
         return _PIN.pack(self.pinned, self.reserved_size)
 
 
+NO_PIN = Pin(False, 0)
+
+
 def has_attributes(descriptor: int) -> bool:
     """Whether the filesystem keeps user attributes.  Asks by reading, so nothing is left behind."""
     try:
