@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import io
 import os
 import random
 import threading
@@ -32,7 +33,7 @@ MIB = 1 << 20
 
 @contextlib.asynccontextmanager
 async def serving(
-    tmp_path: Path, server: type[asyncssh.SFTPServer] | None
+    tmp_path: Path, server: type[asyncssh.SFTPServer] | None, server_version: str = "Other_1"
 ) -> AsyncIterator[tuple[SshfsNetfs, Volume]]:
     """asyncssh's server in a thread of its own, its SFTP done by ``server``; yields a volume of it."""
     host_key = asyncssh.generate_private_key("ssh-ed25519")
@@ -51,6 +52,7 @@ async def serving(
             server_host_keys=[host_key],
             authorized_client_keys=asyncssh.import_authorized_keys(client_key.export_public_key().decode()),
             sftp_factory=server,
+            server_version=server_version,
         )
         port = acceptor.get_port()
         listening.set()
@@ -103,11 +105,37 @@ class EndsEarly(asyncssh.SFTPServer):
         return data
 
 
+class ChangesBeforeReading(asyncssh.SFTPServer):
+    """Somebody always gets in between: each read finds the file rewritten a moment ago."""
+
+    def read(self, file_obj: object, offset: int, size: int) -> bytes:
+        assert isinstance(file_obj, io.IOBase)
+        with open(f"/proc/self/fd/{file_obj.fileno()}", "r+b") as file:
+            file.write(b"new")
+        data = super().read(file_obj, offset, size)
+        assert isinstance(data, bytes)
+        return data
+
+
 class FailsToRead(asyncssh.SFTPServer):
     """Has a broken disk."""
 
     def read(self, file_obj: object, offset: int, size: int) -> bytes:
         raise asyncssh.SFTPFailure("Input/output error")
+
+
+@pytest.mark.parametrize("server_version", ["Other_1", "OpenSSH_9.2"])
+@pytest.mark.parametrize("size", [100, MIB])
+async def test_a_change_between_two_requests_does_not_go_unnoticed(
+    tmp_path: Path, make_file: MakeFile, server_version: str, size: int
+) -> None:
+    path = make_file(tmp_path / "a", b"old" + bytes(size - 3))
+    async with serving(tmp_path, ChangesBeforeReading, server_version) as (netfs, volume):
+        file = await netfs.look_up(volume, path)
+        arrivals: list[int] = []
+        with pytest.raises(StaleError, match="changed at the origin"):
+            await netfs.fetch(file, 0, memoryview(bytearray(size)), arrivals.append)
+        assert arrivals == []
 
 
 @pytest.mark.parametrize("kind", [asyncssh.SFTPServer, ShortReads])

@@ -77,7 +77,7 @@ class Handles:
         self._closing: set[asyncio.Task[None]] = set()
         # What a server does not tell (limits@openssh.com) is what every server must do: 32 KiB.  In multiples
         # of 64 KiB, so that what arrives can be stored without waiting for the rest of a page or block.
-        largest = sftp.limits.max_read_len or 32768
+        largest = min(sftp.limits.max_read_len or 32768, 262144)
         self._block_size = largest - largest % 65536 if largest > 65536 else largest
 
     async def read(

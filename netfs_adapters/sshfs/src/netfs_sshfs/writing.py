@@ -36,7 +36,7 @@ class Writer:
         self._handles = handles
         self._options = options
         # What a server does not tell (limits@openssh.com) is what every server must take: 32 KiB.
-        self._block_size = sftp.limits.max_write_len or 32768
+        self._block_size = min(sftp.limits.max_write_len or 32768, 262144)
 
     async def begin_upload(self, path: bytes) -> Upload:
         """Make a temporary file beside ``path``, with the permissions of the file it is to replace."""
