@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 import trio
+import trio.testing
 
 from fscache_core.errors import (
     CallerError,
@@ -253,6 +254,30 @@ async def test_readers_of_a_file_without_ranges_take_turns(origin: CountingOrigi
                 part = memoryview(buffer)[offset : offset + step]
                 nursery.start_soon(netfs.fetch, file, offset, part, lambda n: None)
         assert buffer == DATA
+        assert origin.bytes_sent == len(DATA)  # in whatever order trio started them
+
+
+async def test_a_reader_that_is_cancelled_while_it_waits_for_its_turn_does_not_keep_it(
+    origin: CountingOrigin,
+) -> None:
+    origin.ranges = False
+    netfs = quick()
+    async with opened(netfs, origin.url("a.bin")) as (volume, path), trio.open_nursery() as nursery:
+        file = await netfs.look_up(volume, path)
+        stall = Stall(after=1000)
+        origin.fault("a.bin", Fault(stall=stall))
+        first, third = bytearray(2000), bytearray(2000)
+        nursery.start_soon(netfs.fetch, file, 0, memoryview(first), lambda n: None)
+        await trio.to_thread.run_sync(stall.wait_reached)
+        nursery.start_soon(netfs.fetch, file, 4000, memoryview(third), lambda n: None)
+        with trio.CancelScope() as scope:
+            async with trio.open_nursery() as second:
+                second.start_soon(netfs.fetch, file, 2000, memoryview(bytearray(2000)), lambda n: None)
+                await trio.testing.wait_all_tasks_blocked()
+                scope.cancel()
+        stall.release()
+    assert first == DATA[:2000]
+    assert third == DATA[4000:6000]
 
 
 async def test_a_changed_file_without_ranges_is_stale_although_an_answer_of_the_old_one_was_kept(

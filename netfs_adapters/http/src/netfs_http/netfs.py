@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
@@ -173,7 +172,7 @@ class HttpNetfs:
         file = _file(netfs_data)
         origin = await self._origin(file.volume)
         good = 0  # bytes handed on: kept by every later attempt
-        async with origin.turn(file.path) or nullcontext():
+        async with origin.turn(file.path, offset):
             try:
                 with self._patience() as patient:
 

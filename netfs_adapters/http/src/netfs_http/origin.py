@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import ssl
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from weakref import WeakValueDictionary
@@ -15,11 +16,13 @@ from fscache_core.errors import CallerError, OriginError
 from netfs_http.body import Body, content_length, content_range
 from netfs_http.failure import Failure, Patience
 from netfs_http.transport import failure_of, refusal
+from netfs_http.turns import Turns
 from netfs_http.url import host_and_port, redacted
 from netfs_http.version import Version
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+    from contextlib import AbstractAsyncContextManager
 
     from netfs_http.settings import Settings
 
@@ -51,7 +54,7 @@ class Origin:
         self._rangeless: set[str] = set()  # paths
         self._parked: dict[str, _Parked] = {}  # by path, oldest first
         self._max_parked = min(_MAX_PARKED, settings.connections - 1)
-        self._turns: WeakValueDictionary[str, trio.Lock] = WeakValueDictionary()
+        self._turns: WeakValueDictionary[str, Turns] = WeakValueDictionary()
         direct = {f"all://{host}": None for host in ("localhost", "127.0.0.1", "[::1]")}
         self._client = httpx.AsyncClient(
             headers={"Accept-Encoding": "identity", "User-Agent": settings.user_agent},
@@ -202,9 +205,11 @@ class Origin:
     # A server without ranges sends everything for every range.  So its answer is kept open where a reader
     # stopped, and the next range is read on from there, as long as ranges come in ascending order.
 
-    def turn(self, path: str) -> trio.Lock | None:
-        """What to hold while fetching from a file that has no ranges; None for one that has."""
-        return self._turns.setdefault(path, trio.Lock()) if path in self._rangeless else None
+    def turn(self, path: str, offset: int) -> AbstractAsyncContextManager[None]:
+        """What to hold while fetching: a turn, if the file has no ranges."""
+        if path not in self._rangeless:
+            return nullcontext()
+        return self._turns.setdefault(path, Turns()).turn(offset)
 
     async def _continued(self, path: str, version: Version, offset: int) -> Body | None:
         parked = self._parked.get(path)
