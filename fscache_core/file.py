@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING
 import trio
 
 from fscache_core.errors import CallerError, StaleError
+from fscache_core.folio import PAGE_SHIFT, page_count
 from fscache_core.readahead import NEVER, Window
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable
     from types import TracebackType
 
     from fscache_core.hookspecs import FileAttributes
@@ -154,6 +155,28 @@ class File:
         while n := await self.readinto(offset, buffer):
             yield buffer[:n]
             offset += n
+
+    async def warm(self, advance: Callable[[int], None] | None = None) -> None:
+        """Fetch what is not cached yet, and wait until it is stored.
+
+        Args:
+          advance: told how many bytes more are cached; they add up to the file's size.
+
+        Raises: as `readinto`.
+        """
+        await self._inode.cookie.wait_lookup()
+        obj = self._inode.cookie.object
+        cached = await obj.resident_pages() if obj is not None and obj.active else None
+        buffer = memoryview(bytearray(min(CHUNK_SIZE, max(1, self.size))))
+        offset = 0
+        while offset < self.size:
+            n = min(len(buffer), self.size - offset)
+            if cached is None or not cached.covers(offset >> PAGE_SHIFT, page_count(n)):
+                await self.readinto(offset, buffer[:n])
+            offset += n
+            if advance is not None:
+                advance(n)
+        await self._inode.wait_stored()
 
     async def aclose(self) -> None:
         """Close the file.  What was fetched goes on being stored.  Idempotent."""

@@ -322,6 +322,20 @@ class CacheSpec:
         """
 
     @_cache_spec(firstresult=True)
+    async def is_pinned(self, obj: CacheObject) -> bool:
+        """Tell whether the object is pinned.
+
+        Optional.  Kernel: none.  Default: False.
+
+        Called: for an available object.
+
+        Raises:
+          CacheIOError: the backing store failed.  Core stops this cache.
+
+        Cancellation: no-effect.
+        """
+
+    @_cache_spec(firstresult=True)
     async def reserve_space(self, obj: CacheObject, reserved_size: int) -> ReserveOutcome:
         """Promise room for ``reserved_size`` bytes of this object (0 gives the promise back).
 
@@ -593,7 +607,7 @@ class CacheSpec:
         """
 
     @_cache_spec(firstresult=True)
-    async def resident_pages(self, obj: CacheObject) -> Sequence[tuple[int, int]]:
+    async def resident_pages(self, obj: CacheObject) -> list[tuple[int, int]]:
         """Tell which pages are stored, as ascending runs ``(first, n_pages)``.
 
         Optional.  Kernel: none.  Default: unknown.  For ``fscache stat`` and ``fscache warm``; a hint
@@ -608,7 +622,7 @@ class CacheSpec:
         """
 
     @_cache_spec(firstresult=True)
-    async def child_keys(self, obj: CacheObject) -> Sequence[tuple[int, bytes]]:
+    async def child_keys(self, obj: CacheObject) -> list[tuple[int, bytes]]:
         """Tell what is stored below an index, as pairs of cookie type and raw key.
 
         Optional.  Kernel: none.  Without it, invalidating a prefix or a volume is refused.

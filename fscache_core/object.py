@@ -27,6 +27,7 @@ import trio
 
 from fscache_core.domain import log
 from fscache_core.errors import CacheIOError, FscacheError, NoMemoryError, NoSpaceError, PluginError
+from fscache_core.folio import PageRuns
 from fscache_core.operation import Operation, OperationQueue, SubmitOutcome
 from fscache_core.outcome import (
     NOT_RESIDENT,
@@ -510,6 +511,28 @@ class CacheObject:
 
     async def unpin(self) -> ReserveOutcome:
         return await self._reserve(type(None), self.cache.backend.unpin_object, self)
+
+    async def is_pinned(self) -> bool:
+        try:
+            return await self.call("upo", bool, self.cache.backend.is_pinned, self)
+        except FscacheError as error:
+            self.hook_failed(error)
+            return False
+
+    async def resident_pages(self) -> PageRuns | None:
+        """Which pages are stored; None if the backend cannot tell."""
+        hook = self.cache.backend.resident_pages
+        if hook is None:
+            return None
+        try:
+            found = await self.call("rap", list, hook, self)
+        except FscacheError as error:
+            self.hook_failed(error)
+            return None
+        runs = PageRuns()
+        for first, n_pages in found:
+            runs.add(first, n_pages)
+        return runs
 
     async def reserve_space(self, reserved_size: int) -> ReserveOutcome:
         return await self._reserve(ReserveOutcome, self.cache.backend.reserve_space, self, reserved_size)

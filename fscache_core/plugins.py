@@ -285,6 +285,7 @@ class BackendFacade:
         self.unlock_object: Callable[[CacheObject], None] | None = get("unlock_object")
         self.pin_object: Callable[[CacheObject], Awaitable[ReserveOutcome]] = get("pin_object", _refused)
         self.unpin_object: Callable[[CacheObject], Awaitable[None]] = get("unpin_object", _nothing)
+        self.is_pinned: Callable[[CacheObject], Awaitable[bool]] = get("is_pinned", _not_pinned)
         self.reserve_space: Callable[[CacheObject, int], Awaitable[ReserveOutcome]] = get(
             "reserve_space", _refused
         )
@@ -314,10 +315,10 @@ class BackendFacade:
         self.read_resident: Callable[[CacheObject, int, memoryview], int] | None = get("read_resident")
         self.lock_pages: Callable[[CacheObject, int, int], Awaitable[LockOutcome]] | None = get("lock_pages")
         self.unlock_pages: Callable[[CacheObject, int, int], None] | None = get("unlock_pages")
-        self.resident_pages: Callable[[CacheObject], Awaitable[Sequence[tuple[int, int]]]] | None = get(
+        self.resident_pages: Callable[[CacheObject], Awaitable[list[tuple[int, int]]]] | None = get(
             "resident_pages"
         )
-        self.child_keys: Callable[[CacheObject], Awaitable[Sequence[tuple[int, bytes]]]] | None = get(
+        self.child_keys: Callable[[CacheObject], Awaitable[list[tuple[int, bytes]]]] | None = get(
             "child_keys"
         )
         if (self.lock_pages is None) != (self.unlock_pages is None):
@@ -332,6 +333,10 @@ async def _nothing(*_args: object) -> None:
 
 async def _refused(*_args: object) -> ReserveOutcome:
     return ReserveOutcome.REFUSED
+
+
+async def _not_pinned(_obj: object) -> bool:
+    return False
 
 
 def _singular(

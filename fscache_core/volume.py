@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import time
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import trio
@@ -24,7 +25,7 @@ from fscache_core.file import File
 from fscache_core.hookspecs import DirectoryEntry, FileAttributes, FileKind, Location
 from fscache_core.icache import InodeCache
 from fscache_core.inode import Inode, inode_definition
-from fscache_core.outcome import CookieType
+from fscache_core.outcome import CookieType, ReserveOutcome
 from fscache_core.stats import VolumeStats
 
 if TYPE_CHECKING:
@@ -41,6 +42,17 @@ _BY_KEY = CookieDefinition(
     get_key=lambda key: key if isinstance(key, bytes) else b"",
     get_aux=lambda _: None,
 )
+
+
+@dataclass(frozen=True, slots=True)
+class FileStatus:
+    """What a cache has of a file."""
+
+    attributes: FileAttributes  #: of the version that is cached
+    cache: str  #: tag
+    cached_size: int | None  #: bytes; None if the backend cannot tell
+    checked_at: float  #: when the origin last said that it is the present version, seconds since the epoch
+    pinned: bool
 
 
 class Volume:
@@ -117,6 +129,48 @@ class Volume:
             return inode.attributes
         finally:
             self.close_inode(inode)
+
+    async def status(self, path: str) -> FileStatus | None:
+        """What is cached of a file, without asking the origin; None if nothing is."""
+        inode = await self._adopt(path)
+        if inode is None:
+            return None
+        try:
+            await inode.wait_stored()
+            obj = inode.cookie.object
+            if obj is None or not obj.active:
+                return None
+            runs = await obj.resident_pages()
+            assert inode.attributes is not None
+            return FileStatus(
+                inode.attributes,
+                cache=obj.cache.tag,
+                cached_size=None if runs is None else sum(inode.bytes_of(*run) for run in runs),
+                checked_at=inode.checked_at,
+                pinned=await obj.is_pinned(),
+            )
+        finally:
+            self.close_inode(inode)
+
+    async def pin(self, path: str) -> ReserveOutcome:
+        """Keep a file's cached data from being culled, over restarts too.  It need not be cached yet.
+
+        Raises: as `open_file`.
+        """
+        inode = await self.open_inode(path)
+        try:
+            return await inode.cookie.pin()
+        finally:
+            self.close_inode(inode)
+
+    async def unpin(self, path: str) -> None:
+        """Undo `pin`.  No-op if the file is not cached."""
+        inode = await self._adopt(path)
+        if inode is not None:
+            try:
+                await inode.cookie.unpin()
+            finally:
+                self.close_inode(inode)
 
     async def list_directory(self, path: str) -> Sequence[DirectoryEntry]:
         """List a directory at the origin.  Listings are not cached.

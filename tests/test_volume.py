@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from fscache_core import Coherency, OriginNotFoundError, UnsupportedError, open_fscache
+from fscache_core.outcome import ReserveOutcome
 from fscache_memory import MemoryBackend
 
 if TYPE_CHECKING:
@@ -160,3 +161,58 @@ async def test_a_backend_without_a_list_of_keys_refuses_to_invalidate_a_prefix(
         volume = await fscache.open_volume(fscache_http_origin.url(""))
         with pytest.raises(UnsupportedError):
             await volume.invalidate_below("/d/")
+
+
+# -- what is cached ----------------------------------------------------------------------
+
+
+async def test_status_tells_what_is_cached_without_asking_the_origin(
+    fscache_http_origin: CountingOrigin,
+) -> None:
+    origin, backend = fscache_http_origin, MemoryBackend()
+    origin.put("a", DATA)
+    async with open_fscache() as fscache:
+        await fscache.add_cache(backend, tag="mine")
+        async with await fscache.open_file(origin.url("a")) as file:
+            await file.read(len(DATA) - 1, 1)
+    asked = origin.n_requests
+    async with open_fscache() as fscache:
+        await fscache.add_cache(backend, tag="mine")
+        volume = await fscache.open_volume(origin.url("a"))
+        status = await volume.status("/a")
+        assert status is not None
+        assert status.cache == "mine"
+        assert status.attributes.size == len(DATA)
+        assert status.cached_size == len(DATA) % 4096
+        assert not status.pinned
+        assert await volume.status("/b") is None
+        assert origin.n_requests == asked
+        assert await volume.pin("/a") is ReserveOutcome.GRANTED
+        status = await volume.status("/a")
+        assert status is not None
+        assert status.pinned
+        await volume.unpin("/a")
+        await volume.unpin("/b")
+        status = await volume.status("/a")
+        assert status is not None
+        assert not status.pinned
+
+
+async def test_warming_fetches_what_is_missing_and_no_more(fscache_http_origin: CountingOrigin) -> None:
+    origin, backend = fscache_http_origin, MemoryBackend()
+    origin.put("a", data := DATA * 200)
+    async with open_fscache() as fscache:
+        await fscache.add_cache(backend)
+        async with await fscache.open_file(origin.url("a")) as file:
+            await file.read(2_000_000, 100_000)
+    for _ in range(2):
+        advanced: list[int] = []
+        async with open_fscache() as fscache:
+            await fscache.add_cache(backend)
+            async with await fscache.open_file(origin.url("a")) as file:
+                await file.warm(advanced.append)
+                status = await file.volume.status("/a")
+                assert status is not None
+                assert status.cached_size == len(data)
+        assert sum(advanced) == len(data)
+    assert origin.bytes_sent == len(data)

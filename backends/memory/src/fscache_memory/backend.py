@@ -169,6 +169,10 @@ class MemoryBackend:
         self.space.settle(obj.version)
 
     @cache_hook
+    async def is_pinned(self, obj: MemoryObject) -> bool:
+        return obj.version.pinned
+
+    @cache_hook
     async def reserve_space(self, obj: MemoryObject, reserved_size: int) -> ReserveOutcome:
         """The promise ends when the last user drops the object."""
         granted = self.space.reserve(obj.version, reserved_size)
