@@ -185,7 +185,7 @@ async def test_a_file_that_ends_before_its_size_is_stale(
     async with serving(tmp_path, EndsEarly) as (netfs, volume):
         file = await netfs.look_up(volume, path)
         assert await read(netfs, file, 0, 100_000) == bytes(100_000)
-        with pytest.raises(StaleError, match="ends at byte [0-9]+: shorter than it was"):
+        with pytest.raises(StaleError, match=r"ends at byte [0-9]+: shorter than it was"):
             await read(netfs, file, 0, MIB)
 
 
