@@ -35,10 +35,11 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from fscache_core import Coherency, open_fscache
+from fscache_core import Coherency, FscacheError, open_fscache
 from fscache_core.testing.s3_server import s3_server
 from fscache_core.testing.sftp_server import sftp_server
 from fscache_core.testing.tree import make_tree
+from fscache_core.testing.workspace import ServerFailedError, ServerNotInstalledError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -155,6 +156,21 @@ def in_new_process(plan: Plan) -> list[Result]:
     return results
 
 
+def read_as_told() -> int:
+    """The new process: a plan comes in, results go out."""
+    plan = Plan(**json.load(sys.stdin))
+    status = 0
+    try:
+        done = trio.run(read_everything, plan)
+    except* FscacheError as errors:
+        for error in errors.exceptions:
+            print(error, file=sys.stderr)
+        status = 1
+    else:
+        json.dump([asdict(result) for result in done], sys.stdout)
+    return status
+
+
 def say(text: str) -> None:
     print(text, flush=True)
 
@@ -242,13 +258,14 @@ def main() -> int:
     parser.add_argument("--read-plan", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.read_plan:
-        done = trio.run(read_everything, Plan(**json.load(sys.stdin)))
-        json.dump([asdict(result) for result in done], sys.stdout)
-        return 0
+        return read_as_told()
     try:
         results, n_bytes = demonstrate(arguments)
     except subprocess.CalledProcessError as error:
         say(f"a reading process ended with status {error.returncode}")
+        return 1
+    except (ServerNotInstalledError, ServerFailedError) as error:
+        say(f"cannot start the servers: {error}")
         return 1
     Console().print(closing_table(results, n_bytes))
     for complaint in (problems := complaints(results)):

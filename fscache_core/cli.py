@@ -25,7 +25,7 @@ from fscache_core.fscache import open_fscache
 from fscache_core.hookspecs import FileAttributes, FileKind
 from fscache_core.progress import meter
 from fscache_core.session import Failures, LogLines, Session, printable, say, session_options
-from fscache_core.transfer import OutputError, copy, copy_tree, send
+from fscache_core.transfer import OutputError, copy_any, send
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Sequence
@@ -123,16 +123,7 @@ async def cp(
                 try:
                     volume, path = await fscache.open_volume(url), fscache.locate(url).path
                     target = destination / base_name(url, path) if into_directory else destination
-                    attributes = await volume.look_up(path)
-                    if attributes.kind is not FileKind.DIRECTORY:
-                        progress.expect(attributes.size)
-                        async with await volume.open_file(path) as file:
-                            await copy(file, target, progress.advance)
-                        progress.finish_file()
-                    elif recursive:
-                        await copy_tree(volume, path, target, progress, failures.report)
-                    else:
-                        raise CallerError(f"{url} is a directory; copy it with -r")
+                    await copy_any(volume, path, target, progress, failures.report, recursive=recursive)
                 except FscacheError as error:
                     failures.report(error)
         if as_json:

@@ -10,12 +10,13 @@ from dataclasses import dataclass
 from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 import click
 
 from fscache_core import config, plugins
 from fscache_core.coherency import Coherency
-from fscache_core.errors import CacheUnusableError, CallerError, FscacheError, InstallationError
+from fscache_core.errors import CallerError, FscacheError, InstallationError, WorldError
 from fscache_core.exit_status import ExitStatus, PluginFault, exit_status, plugin_fault
 from fscache_core.fscache import FsCache, open_fscache
 
@@ -105,18 +106,16 @@ class Session:
         for cache in reversed(self.caches):
             try:
                 await self.add_cache(fscache, cache)
-            except (CacheUnusableError, PluginFault) as error:
+            except (WorldError, PluginFault) as error:
                 # Nobody named the built-in default, so it is nobody's mistake if it is not installed.
-                unnamed = not self.configuration.caches
-                if self.configuration.coherency.offline or not (
-                    isinstance(error, CacheUnusableError) or unnamed
-                ):
+                mistaken = isinstance(error, PluginFault) and self.configuration.caches
+                if mistaken or self.configuration.coherency.offline:
                     raise
                 say(f"cannot use the cache {cache}, reading from the origin: {error}")
 
     def _attach(self, fscache: FsCache, urls: Sequence[str]) -> None:
         """Attach the adapters that these URLs need, and no others: importing one takes time."""
-        schemes = {url.partition("://")[0].lower() for url in urls if "://" in url}
+        schemes = {urlsplit(url).scheme: url for url in urls if "://" in url}
         for name, options in self.configuration.netfs.items():
             self._check_installed(name)
             if name in schemes:
@@ -125,18 +124,18 @@ class Session:
                 except InstallationError as error:
                     raise plugin_fault(plugins.NETFS_GROUP, name, error) from error
                 fscache.add_netfs(plugin, scheme=name)
-        for scheme in schemes:
+        for scheme, url in schemes.items():
             try:
-                fscache.locate(f"{scheme}://")
+                fscache.locate(url)
             except InstallationError as error:
                 fault = plugin_fault(plugins.NETFS_GROUP, scheme, error)
                 if fault.status is ExitStatus.UNKNOWN_PLUGIN:
                     fault = PluginFault(str(error), ExitStatus.NO_NETFS)
                 raise fault from error
             except CallerError:
-                pass  # the adapter is there, which is all that is asked here
+                pass  # the adapter is there, which is all that matters here; opening the file will complain
         for url, coherency in self.configuration.volumes.items():
-            if url.partition("://")[0].lower() in schemes:
+            if urlsplit(url).scheme in schemes:
                 fscache.set_coherency(url, coherency)
 
     @staticmethod

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from fscache_core.errors import FscacheError, OriginError
+from fscache_core.errors import CallerError, FscacheError, OriginError
 from fscache_core.hookspecs import FileAttributes, FileKind
 
 if TYPE_CHECKING:
@@ -90,17 +90,17 @@ class _PartFile:
         self._part: Path | None = None
         if _is_special(self._path):
             # A device or pipe is written to; renaming a file over /dev/null would be a disaster.
-            self.descriptor = os.open(self._path, os.O_WRONLY | os.O_CLOEXEC)
+            self.descriptor = os.open(self._path, os.O_WRONLY)
             return
         # A short name of its own: the final one may be as long as a name can be.
         self._part = self._path.parent / f".fscache-{os.urandom(8).hex()}.part"
-        self.descriptor = os.open(self._part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+        self.descriptor = os.open(self._part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
 
     def publish(self) -> None:
         descriptor, self.descriptor = self.descriptor, -1
         os.close(descriptor)
         if self._part is not None:
-            os.rename(self._part, self._path)
+            os.replace(self._part, self._path)
 
     def discard(self) -> None:
         if self.descriptor >= 0:
@@ -231,6 +231,36 @@ async def copy_tree(
                 else:
                     meter.expect(found.attributes.size)
                     await send_found.send(found)
+
+
+async def copy_any(
+    volume: Volume,
+    path: str,
+    destination: Path,
+    meter: Meter,
+    report: Callable[[FscacheError], None],
+    *,
+    recursive: bool,
+) -> None:
+    """Copy a file, or if ``recursive``, a directory as `copy_tree` does.
+
+    Raises:
+      CallerError: a directory, and not ``recursive``.
+      OutputError, FscacheError: as `copy`.
+    """
+    try:
+        file = await volume.open_file(path)  # which asks what it is: one look-up is enough
+    except CallerError as error:
+        if error.errno != errno.EISDIR:
+            raise
+        if not recursive:
+            raise CallerError(f"{error}; copy it with -r", errno=errno.EISDIR) from error
+        await copy_tree(volume, path, destination, meter, report)
+        return
+    meter.expect(file.size)
+    async with file:
+        await copy(file, destination, meter.advance)
+    meter.finish_file()
 
 
 async def make_directory(path: Path) -> None:

@@ -31,7 +31,7 @@ MEMORY = ("--cache", "memory")
 
 
 class Shell:
-    """Runs ``fscache`` in an environment of the test's own: nothing of the machine's configuration is seen."""
+    """Runs ``fscache`` in an environment of the test's own, where nothing of the machine is configured."""
 
     def __init__(self, home: Path) -> None:
         self.home = home
@@ -320,6 +320,13 @@ def test_cp_recursive_copies_a_tree(shell: Shell, tmp_path: Path) -> None:
         assert file.read() == b"raw"
 
 
+def test_cp_asks_the_origin_once_about_a_file(shell: Shell, origin: CountingOrigin, tmp_path: Path) -> None:
+    shell.output("cat", origin.url("a.bin"))
+    asked = origin.n_requests
+    shell.output("cp", origin.url("a.bin"), tmp_path / "copy")
+    assert origin.n_requests == asked + 1
+
+
 def test_cp_recursive_does_not_follow_links_to_directories(shell: Shell, tmp_path: Path) -> None:
     tree = tmp_path / "tree"
     tree.mkdir()
@@ -452,7 +459,7 @@ def test_an_adapter_gets_its_options_from_the_command_line(shell: Shell, origin:
 
 def test_an_unknown_backend_lists_what_is_installed(shell: Shell) -> None:
     complaint = shell.complaint(ExitStatus.UNKNOWN_PLUGIN, "cat", "--cache", "memry", "file:///etc/hostname")
-    assert complaint == "no backend is called 'memry'; installed: cachefiles, memory"
+    assert re.fullmatch(r"no backend is called 'memry'; installed: .*\bcachefiles, memory\b.*", complaint)
     assert not (shell.home / ".cache/fscache").exists()
 
 
@@ -460,7 +467,7 @@ def test_an_unknown_netfs_lists_what_is_installed(shell: Shell) -> None:
     complaint = shell.complaint(
         ExitStatus.UNKNOWN_PLUGIN, "cat", *MEMORY, "--netfs", "s4:a=1", "file:///etc/hostname"
     )
-    assert complaint.startswith("no netfs is called 's4'; installed: file, http")
+    assert re.fullmatch(r"no netfs is called 's4'; installed: .*\bs3, sshfs\b.*", complaint)
 
 
 def test_a_bad_option_of_a_backend_names_the_options_it_has(shell: Shell) -> None:
