@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import random
 import ssl
 import subprocess
 import sys
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import TYPE_CHECKING
 
 import pytest
@@ -24,6 +26,7 @@ from fscache_core.errors import (
 )
 from fscache_core.hookspecs import AuxOutcome, FileKind, Location, Strength
 from fscache_core.testing.http_origin import CountingOrigin, Fault, Stall
+from fscache_core.testing.interruption import cancelled_after
 from netfs_http import HttpNetfs
 
 if TYPE_CHECKING:
@@ -98,6 +101,11 @@ async def test_a_file_is_looked_up_and_its_ranges_read(origin: CountingOrigin) -
     assert {exchange.headers["accept-encoding"] for exchange in origin.exchanges} == {"identity"}
     assert origin.bytes_sent == sum(e.body_bytes for e in gets) == len(DATA) + 4096 + 1 + 300_001
     assert origin.n_connections == 1
+    # A proxy's cache is to be asked again what there is, but may well serve the bytes of that.
+    assert [exchange.headers.get("cache-control") for exchange in origin.exchanges] == [
+        "no-cache",
+        *[None] * 4,
+    ]
 
 
 async def test_bytes_are_announced_as_they_arrive(origin: CountingOrigin) -> None:
@@ -377,6 +385,42 @@ async def test_after_a_reset_only_the_rest_is_fetched(origin: CountingOrigin) ->
     assert origin.bytes_sent == len(DATA)
 
 
+@pytest.mark.parametrize("seed", range(30))
+async def test_whatever_goes_wrong_the_bytes_are_right_or_there_is_an_error(
+    origin: CountingOrigin, seed: int
+) -> None:
+    chance = random.Random(seed)
+    versions = [chance.randbytes(300_000) for _ in range(2)]
+    origin.ranges = chance.random() < 0.8
+    origin.validators = chance.choice(["strong", "strong", "weak", "date"])
+    origin.put("f", versions[0], modified=OLD)
+    netfs = quick(retries=chance.randrange(4), timeout_seconds=0.05)
+    async with opened(netfs, origin.url("f")) as (volume, path):
+        file = await netfs.look_up(volume, path)
+        for _ in range(20):
+            fault = Fault(
+                status=chance.choice([None] * 6 + [500, 503]),
+                reset_after=chance.choice([None, None, chance.randrange(100_000)]),
+                short_by=chance.choice([0, 0, chance.randrange(1000)]),
+                truncated_by=chance.choice([0, 0, 0, chance.randrange(1000)]),
+                extra=chance.choice([0, 0, 0, chance.randrange(1000)]),
+                content_range=chance.choice([None, None, None, "bytes 5-9/300000", "bytes */300000"]),
+            )
+            origin.fault("f", fault, times=chance.randrange(4))
+            if chance.random() < 0.05:
+                origin.put("f", versions[1], modified=OLD + 10)
+            offset = chance.randrange(300_000)
+            expected = versions[0][offset : offset + chance.randrange(1, 100_000)]
+            buffer = bytearray(len(expected))
+            seen = [0]
+            try:
+                await netfs.fetch(file, offset, memoryview(buffer), seen.append)
+            except OriginError:
+                assert buffer[: seen[-1]] == expected[: seen[-1]]
+            else:
+                assert buffer == expected
+
+
 @pytest.mark.parametrize(
     ("status", "kind"),
     [
@@ -502,6 +546,43 @@ async def test_a_cancelled_fetch_does_not_touch_the_buffer_any_more_and_the_volu
             stall.release()
             assert await read(netfs, file) == DATA
             assert bytes(buffer) == copy
+
+
+@pytest.mark.parametrize("ranges", [True, False])
+async def test_a_fetch_cancelled_at_any_step_leaves_good_bytes_and_gives_its_connection_back(
+    origin: CountingOrigin, ranges: bool
+) -> None:
+    origin.ranges = ranges
+    data = DATA[:300_000]
+    origin.put("b.bin", data)
+    # With one connection, one that is not given back makes the next call hang.
+    netfs = quick(connections=1, deadline_seconds=10)
+    async with opened(netfs, origin.url("b.bin")) as (volume, path):
+        file = await netfs.look_up(volume, path)
+        for n_steps in range(10_000):
+            buffer = bytearray(200_000)
+            seen = [0]
+            fetch = partial(netfs.fetch, file, 50_000, memoryview(buffer), seen.append)
+            cancelled, _ = await cancelled_after(n_steps, fetch)
+            copy = bytes(buffer)
+            assert buffer[: seen[-1]] == data[50_000 : 50_000 + seen[-1]]
+            assert await read(netfs, file, 100_000, 10) == data[100_000:100_010]
+            assert buffer == copy
+            if not cancelled:
+                break
+        assert n_steps > 3
+        assert seen[-1] == len(buffer)
+
+
+async def test_a_look_up_cancelled_at_any_step_gives_its_connection_back(origin: CountingOrigin) -> None:
+    for n_steps in range(10_000):
+        netfs = quick(connections=1, deadline_seconds=10)
+        async with opened(netfs, origin.url("a.bin")) as (volume, path):
+            cancelled, _ = await cancelled_after(n_steps, partial(netfs.look_up, volume, path))
+            assert netfs.get_attr(await netfs.look_up(volume, path)).size == len(DATA)
+        if not cancelled:
+            break
+    assert n_steps > 3
 
 
 # -- answers that no proper server gives -------------------------------------------------

@@ -31,6 +31,8 @@ log = logging.getLogger(__name__)
 _MAX_REDIRECTS = 10
 #: A body that nobody wants is read up to this size, to keep the connection, and else cut off with it.
 _DRAIN_SIZE = 64 * 1024
+#: A look-up is for what the origin has now, and a cache on the way is to ask it.
+_FRESH = {"Cache-Control": "no-cache"}
 #: Answers kept open, of servers that cannot be asked for a range.  Each has a connection of its own.
 _MAX_PARKED = 4
 
@@ -120,7 +122,7 @@ class Origin:
 
     async def _look_up(self, path: str) -> tuple[Version, bool]:
         if self._head_works:
-            response = await self._ask("HEAD", path, {})
+            response = await self._ask("HEAD", path, _FRESH)
             await _dispose(response)
             size = content_length(response)
             # Some frameworks say 0 whatever a GET would bring, so an empty file is looked at twice.
@@ -130,7 +132,7 @@ class Origin:
                 self._head_works = False
             elif response.status_code not in (200, 400, 403):  # a URL signed for GET refuses HEAD with 403
                 raise refusal(response)
-        response = await self._ask("GET", path, {"Range": "bytes=0-0"})
+        response = await self._ask("GET", path, {"Range": "bytes=0-0", **_FRESH})
         await _dispose(response)
         if response.status_code == 200:
             size = content_length(response)
