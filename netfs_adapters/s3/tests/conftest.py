@@ -44,7 +44,8 @@ def environment(monkeypatch: pytest.MonkeyPatch, tmp_path: object) -> None:
 @pytest.fixture
 def account(server: S3Server, monkeypatch: pytest.MonkeyPatch) -> S3Server:
     """The server, with the usual variables pointing at it."""
-    monkeypatch.setenv("AWS_ENDPOINT_URL", server.endpoint)
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", server.endpoint)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", server.access_key)
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", server.secret_key)
     monkeypatch.setenv("AWS_REGION", server.region)

@@ -52,6 +52,21 @@ def assert_one_line_naming(error: OriginError, *parts: str) -> None:
         assert part in text
 
 
+async def test_a_fetch_asks_for_its_range_of_its_version(
+    origin: CountingOrigin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKIA")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+    async with reading("s3://photos", endpoint=origin.url(), requester_pays=True) as reader:
+        file = await reader.look_up("cat.jpg")
+        await reader.fetch(file, 1000, 2000)
+        head, get = origin.exchanges
+        assert (head.method, get.method) == ("HEAD", "GET")
+        assert get.headers["if-match"] == origin.etag(PATH)
+        assert get.asked == (1000, 2999)
+        assert head.headers["x-amz-request-payer"] == get.headers["x-amz-request-payer"] == "requester"
+
+
 # -- what passes -------------------------------------------------------------------------
 
 
@@ -98,14 +113,28 @@ async def test_a_silent_transfer_is_begun_anew(origin: CountingOrigin) -> None:
         assert len(origin.ranges_for(PATH)) == 2
 
 
+async def test_slow_progress_is_progress(origin: CountingOrigin) -> None:
+    """The deadline counts from the last byte that arrived."""
+    async with reading("s3://photos", endpoint=origin.url(), anonymous=True, deadline_seconds=1.5) as reader:
+        file = await reader.look_up("cat.jpg")
+        origin.rate = 600_000
+        origin.fault(PATH, Fault(reset_after=450_000), times=100)
+        assert await reader.fetch(file) == DATA
+
+
 async def test_an_origin_that_comes_back_is_read_on(origin: CountingOrigin) -> None:
-    async with reading("s3://photos", endpoint=origin.url(), anonymous=True, connect_seconds=60) as reader:
+    options: dict[str, str | bool] = {"endpoint": origin.url(), "anonymous": True}
+    async with (
+        reading("s3://photos", connect_seconds=30, **options) as reader,
+        reading("s3://photos", connect_seconds=0.5, **options) as hasty,
+    ):
         file = await reader.look_up("cat.jpg")
         origin.stop()
         buffer = bytearray(len(DATA))
         async with trio.open_nursery() as nursery:
             nursery.start_soon(reader.netfs.fetch, file, 0, memoryview(buffer), reader.arrivals.append)
-            await trio.testing.wait_all_tasks_blocked()
+            with pytest.raises(OriginUnreachableError):
+                await hasty.look_up("cat.jpg")
             origin.start()
         assert buffer == DATA
 
@@ -190,6 +219,8 @@ async def test_a_change_in_the_middle_of_a_transfer_keeps_what_had_arrived(
 
     async def change() -> None:
         await trio.to_thread.run_sync(stall.wait_reached)
+        while not reader.arrivals:
+            await trio.lowlevel.checkpoint()
         origin.put(PATH, os.urandom(len(DATA)))
         stall.release()
 
@@ -251,14 +282,17 @@ async def test_a_server_without_ranges_is_an_error_that_says_so(
 # -- cancellation ------------------------------------------------------------------------------
 
 
-async def test_a_cancelled_fetch_ends_at_once_and_leaves_the_buffer_alone(
-    origin: CountingOrigin, reader: Reader
-) -> None:
+async def test_a_cancelled_fetch_ends_at_once_and_leaves_the_buffer_alone(origin: CountingOrigin) -> None:
+    async with reading("s3://photos", endpoint=origin.url(), anonymous=True, deadline_seconds=900) as reader:
+        await _cancel_a_fetch(origin, reader)
+
+
+async def _cancel_a_fetch(origin: CountingOrigin, reader: Reader) -> None:
     file = await reader.look_up("cat.jpg")
     stall = Stall(after=1_000_000)
     origin.fault(PATH, Fault(stall=stall))
     buffer = bytearray(len(DATA))
-    with trio.fail_after(10), trio.CancelScope() as scope:
+    with trio.fail_after(60), trio.CancelScope() as scope:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(reader.netfs.fetch, file, 0, memoryview(buffer), reader.arrivals.append)
             await trio.to_thread.run_sync(stall.wait_reached)
@@ -301,3 +335,24 @@ print("end")
 """
     run = await trio.run_process([sys.executable, "-c", program], capture_stdout=True, capture_stderr=True)
     assert (run.returncode, run.stdout, run.stderr) == (0, b"end\n", b"")
+
+
+async def test_a_forked_process_is_told_instead_of_hanging(origin: CountingOrigin) -> None:
+    program = f"""
+import os, trio, netfs_s3, fscache_core.errors
+async def main():
+    netfs = netfs_s3.S3Netfs(endpoint={origin.url()!r}, anonymous=True)
+    volume = await netfs.open_volume(netfs.parse_url('s3://photos'))
+    await netfs.look_up(volume, 'cat.jpg')
+trio.run(main)
+if os.fork() == 0:
+    try:
+        trio.run(main)
+    except fscache_core.errors.UnsupportedError as error:
+        print(error, flush=True)
+    os._exit(0)
+os.wait()
+"""
+    with trio.fail_after(60):
+        run = await trio.run_process([sys.executable, "-c", program], capture_stdout=True)
+    assert b"forked" in run.stdout

@@ -168,15 +168,15 @@ async def test_a_deleted_object_is_stale_and_then_not_found(account: S3Server, r
         await reader.look_up("vanishing")
 
 
-async def test_the_same_bytes_stored_again_keep_the_cache(account: S3Server, reader: Reader) -> None:
-    """The label changes its date, the data stays: the ETag says that the bytes are equal."""
-    account.put(BUCKET, "again", b"same")
-    old = await reader.look_up("again")
-    await trio.sleep(1.1)  # Last-Modified has whole seconds
-    account.put(BUCKET, "again", b"same")
-    new = await reader.look_up("again")
-    assert reader.netfs.check_aux(new, reader.netfs.get_aux(old), 4) is AuxOutcome.NEEDS_UPDATE
-    assert await reader.fetch(old) == b"same"
+async def test_the_same_bytes_stored_again_keep_the_cache(account: S3Server) -> None:
+    """The label changes its version id, the data stays: the ETag says that the bytes are equal."""
+    account.put(VERSIONED, "again", b"same")
+    async with reading(f"s3://{VERSIONED}") as reader:
+        old = await reader.look_up("again")
+        account.put(VERSIONED, "again", b"same")
+        new = await reader.look_up("again")
+        assert reader.netfs.check_aux(new, reader.netfs.get_aux(old), 4) is AuxOutcome.NEEDS_UPDATE
+        assert await reader.fetch(old) == b"same"
 
 
 # -- object versions ---------------------------------------------------------------------
@@ -309,7 +309,7 @@ async def test_requester_pays_is_sent(account: S3Server) -> None:
         assert await reader.netfs.list_directory(reader.volume, "")
 
 
-@pytest.mark.parametrize("path", ["a/../b", "..", "./a", "a/.", "k" * 1025, "é" * 513, "\udc80"])
+@pytest.mark.parametrize("path", ["a/../b", "a\0b", "..", "./a", "a/.", "k" * 1025, "é" * 513, "\udc80"])
 async def test_a_key_that_cannot_be_sent_is_refused_by_name(
     account: S3Server, reader: Reader, path: str
 ) -> None:

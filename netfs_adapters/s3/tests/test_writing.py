@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING
 
 import pytest
@@ -96,6 +98,55 @@ async def test_a_put_makes_a_version_that_is_readable_by_id(account: S3Server) -
         await reader.netfs.put_file(reader.volume, "put", chunks(b"two"), first)
         assert await reader.read(f"put?versionId={first.version.version_id}") == b"one"
         assert await reader.read("put") == b"two"
+
+
+class _ConditionServer:
+    """Has one object and takes a PUT only under a condition without quotes, like Ceph before 17."""
+
+    def __init__(self) -> None:
+        self.conditions: list[str | None] = []
+        outer = self
+
+        class Conversation(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def log_message(self, format: str, *args: object) -> None:
+                pass
+
+            def do_HEAD(self) -> None:
+                self._answer(200)
+
+            def do_PUT(self) -> None:
+                self.rfile.read(int(self.headers["Content-Length"]))
+                outer.conditions.append(self.headers["If-Match"])
+                self._answer(200 if self.headers["If-Match"] == "v1" else 412)
+
+            def _answer(self, status: int) -> None:
+                self.send_response(status)
+                self.send_header("ETag", '"v1"')
+                self.send_header("Content-Length", "3" if self.command == "HEAD" else "0")
+                self.end_headers()
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Conversation)
+        self.thread = threading.Thread(target=self.server.serve_forever, args=(0.01,))
+        self.thread.start()
+
+    def close(self) -> None:
+        self.server.shutdown()
+        self.thread.join()
+        self.server.server_close()
+
+
+async def test_the_condition_is_sent_as_the_server_understands_it() -> None:
+    server = _ConditionServer()
+    try:
+        endpoint = f"http://127.0.0.1:{server.server.server_port}"
+        async with reading("s3://photos", endpoint=endpoint, anonymous=True) as reader:
+            old = await reader.look_up("x")
+            await reader.netfs.put_file(reader.volume, "x", chunks(b"new"), old)
+    finally:
+        server.close()
+    assert server.conditions == ['"v1"', "v1"]
 
 
 class SourceError(Exception):

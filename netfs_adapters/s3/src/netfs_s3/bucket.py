@@ -10,6 +10,7 @@ parameter that S3 ignores and that swallows the ``/`` object_store appends.
 
 from __future__ import annotations
 
+import os
 import threading
 from contextlib import contextmanager
 from datetime import timedelta
@@ -19,6 +20,7 @@ from urllib.parse import quote, urlsplit
 
 import trio
 
+from fscache_core.errors import UnsupportedError
 from netfs_s3.fault import Fault, FaultKind, from_obstore
 from netfs_s3.listing import Page, request_page
 from netfs_s3.location import ObjectName, printable
@@ -242,8 +244,6 @@ class Bucket:
             difference = version.differs_from(_version(result.meta))
             if difference is not None:
                 raise Fault(FaultKind.CHANGED, f"has changed: {difference}")
-            if result.range != (start, end):
-                raise Fault(FaultKind.OTHER, f"asked for bytes {start}-{end - 1}, got {result.range}")
             for chunk in result.stream(min_chunk_size=CHUNK_SIZE):
                 if not arrival.put(chunk):
                     break
@@ -270,19 +270,10 @@ class Bucket:
             url, path = self._address(name.key)
             # obstore repeats a part by itself: the parts before it need not be sent again.
             store = self._make_store(url, n_retries=10)
-            try:
-                return obstore.put(
-                    store,
-                    path,
-                    upload,
-                    use_multipart=True,
-                    chunk_size=PART_SIZE,
-                    max_concurrency=PARTS_AT_ONCE,
-                )
-            except Exception:
-                if upload.failure is not None:
-                    raise upload.failure from None
-                raise
+            # What the source raises comes out of obstore as it was.
+            return obstore.put(
+                store, path, upload, use_multipart=True, chunk_size=PART_SIZE, max_concurrency=PARTS_AT_ONCE
+            )
 
     def _delete(self, name: ObjectName) -> None:
         import obstore
@@ -323,6 +314,7 @@ class Bucket:
         return self.url, key
 
     def _store(self, key: str) -> tuple[S3Store, str]:
+        _claim_process()
         url, path = self._address(key)
         if url != self.url:
             return self._store_of_url(url), path
@@ -332,6 +324,7 @@ class Bucket:
             return self._plain_store, path
 
     def _make_store(self, url: str, n_retries: int = 0) -> S3Store:
+        _claim_process()
         from obstore.store import S3Store
 
         return S3Store(
@@ -355,6 +348,20 @@ class Bucket:
                 "max_retries": n_retries,
                 "retry_timeout": timedelta(seconds=self.deadlines.deadline_seconds),
             },
+        )
+
+
+_process_id: int | None = None
+
+
+def _claim_process() -> None:
+    """Raises UnsupportedError after a fork: obstore's threads stayed behind, no request would end."""
+    global _process_id
+    if _process_id is None:
+        _process_id = os.getpid()
+    elif _process_id != os.getpid():
+        raise UnsupportedError(
+            "S3 cannot be read in a process forked from one that has read it: use spawn or forkserver"
         )
 
 

@@ -65,6 +65,8 @@ def parse_path(path: str) -> ObjectName:
         raise CallerError(f"key is not Unicode: {printable(path)}") from error
     if key_size > _KEY_SIZE_MAX:
         raise CallerError(f"key is longer than {_KEY_SIZE_MAX} bytes: {printable(path)}")
+    if "\0" in name.key:
+        raise CallerError(f"key with a NUL: {printable(path)}")
     if not {".", ".."}.isdisjoint(name.key.split("/")):
         raise CallerError(f"key with a segment '.' or '..' cannot be sent over HTTP: {printable(path)}")
     return name

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -17,6 +16,7 @@ from fscache_core.hookspecs import (
     Strength,
     netfs_hook,
 )
+from fscache_core.netfs import fit_key
 from netfs_s3.account import resolve_account
 from netfs_s3.arrival import Arrival
 from netfs_s3.bucket import PART_SIZE, Bucket
@@ -29,7 +29,6 @@ from netfs_s3.version import ObjectVersion
 if TYPE_CHECKING:
     from collections.abc import AsyncIterable, Callable, Sequence
 
-_KEY_SIZE_MAX = 511
 #: What a listing may fail with to explain a failure of HEAD.
 _SAME_REASON = {
     FaultKind.NOT_FOUND: {FaultKind.NOT_FOUND},
@@ -154,9 +153,9 @@ class S3Netfs:
     @netfs_hook
     def get_key(self, netfs_data: Bucket | S3File) -> bytes:
         if isinstance(netfs_data, Bucket):
-            return _fit(netfs_data.key)
+            return fit_key(netfs_data.key)
         # The bucket itself has an empty key; "." is one that no object reachable from here can have.
-        return _fit(netfs_data.name.path.encode() or b".")
+        return fit_key(netfs_data.name.path.encode() or b".")
 
     @netfs_hook
     def get_attr(self, netfs_data: S3File) -> FileAttributes:
@@ -284,14 +283,6 @@ def _writable_name(path: str) -> ObjectName:
 
 def _prefix(key: str) -> str:
     return key if not key or key.endswith("/") else f"{key}/"
-
-
-def _fit(key: bytes) -> bytes:
-    """A key of at most 511 bytes: a longer one is cut and closed by the hash of the whole."""
-    if len(key) <= _KEY_SIZE_MAX:
-        return key
-    digest = hashlib.sha256(key).hexdigest().encode()
-    return key[: _KEY_SIZE_MAX - len(digest) - 1] + b"#" + digest
 
 
 def _flag(option: str, value: bool | str) -> bool:

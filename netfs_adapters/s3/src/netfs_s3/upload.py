@@ -28,7 +28,6 @@ class Upload:
         self._head = b""
         self._last_check: Callable[[], Awaitable[None]] | None = None
         self.size = 0  #: bytes taken from the source
-        self.failure: BaseException | None = None  #: what ended the iteration, if not the end of the source
 
     async def read_small(self) -> bytes | None:
         """Return all of the source if it is at most one part; None, and nothing is lost, if it is more."""
@@ -55,12 +54,7 @@ class Upload:
             head, self._head = self._head, b""
             self._digest(head)
             return head
-        try:
-            chunk = trio.from_thread.run(self._read)
-        except BaseException as error:
-            # obstore would turn it into an error of its own.
-            self.failure = error
-            raise
+        chunk = trio.from_thread.run(self._read)
         if chunk is None:
             raise StopIteration
         self.size += len(chunk)
