@@ -72,19 +72,26 @@ class State:
     short: str
     transitions: tuple[tuple[int, str], ...] = ()  #: (event, next state), first match wins
     work: str | None = None
+    leads_to: tuple[str, ...] = ()  #: the states that the work can end in
 
 
 STATES = {
     state.name: state
     for state in (
         State("WAIT_FOR_INIT", "?INI", transitions=((NEW_CHILD, "INIT_OBJECT"),)),
-        State("INIT_OBJECT", "INIT", work="_init_object"),
+        State("INIT_OBJECT", "INIT", (), "_init_object", ("DROP_OBJECT", "PARENT_READY", "WAIT_FOR_PARENT")),
         State("WAIT_FOR_PARENT", "?PRN", transitions=((PARENT_READY, "PARENT_READY"),)),
-        State("PARENT_READY", "PRDY", work="_parent_ready"),
-        State("LOOK_UP_OBJECT", "LOOK", work="_look_up_object"),
-        State("CREATE_OBJECT", "CRTO", work="_look_up_object"),  # never entered, as in the reference
-        State("OBJECT_AVAILABLE", "AVBL", work="_object_available"),
-        State("JUMPSTART_DEPS", "JUMP", work="_jumpstart_dependents"),
+        State("PARENT_READY", "PRDY", (), "_parent_ready", ("LOOK_UP_OBJECT",)),
+        State(
+            "LOOK_UP_OBJECT",
+            "LOOK",
+            (),
+            "_look_up_object",
+            ("LOOK_UP_OBJECT", "LOOKUP_FAILURE", "OBJECT_AVAILABLE"),
+        ),
+        State("CREATE_OBJECT", "CRTO"),  # never entered, as in the reference: creation is part of lookup
+        State("OBJECT_AVAILABLE", "AVBL", (), "_object_available", ("JUMPSTART_DEPS",)),
+        State("JUMPSTART_DEPS", "JUMP", (), "_jumpstart_dependents", ("WAIT_FOR_CMD",)),
         State(
             "WAIT_FOR_CMD",
             "?CMD",
@@ -94,17 +101,53 @@ STATES = {
                 (NEW_CHILD, "JUMPSTART_DEPS"),
             ),
         ),
-        State("INVALIDATE_OBJECT", "INVL", work="_invalidate_object"),
-        State("UPDATE_OBJECT", "UPDT", work="_update_object"),
-        State("ABORT_INIT", "ABRT", work="_abort_init"),
-        State("LOOKUP_FAILURE", "LCFL", work="_lookup_failure"),
-        State("KILL_OBJECT", "KILL", work="_kill_object"),
-        State("KILL_DEPENDENTS", "KDEP", work="_kill_dependents"),
+        State("INVALIDATE_OBJECT", "INVL", (), "_invalidate_object", ("UPDATE_OBJECT", "KILL_OBJECT")),
+        State("UPDATE_OBJECT", "UPDT", (), "_update_object", ("WAIT_FOR_CMD",)),
+        State("ABORT_INIT", "ABRT", (), "_abort_init", ("KILL_OBJECT",)),
+        State("LOOKUP_FAILURE", "LCFL", (), "_lookup_failure", ("KILL_OBJECT",)),
+        State(
+            "KILL_OBJECT",
+            "KILL",
+            (),
+            "_kill_object",
+            ("DROP_OBJECT", "KILL_DEPENDENTS", "WAIT_FOR_CLEARANCE"),
+        ),
+        State("KILL_DEPENDENTS", "KDEP", (), "_kill_dependents", ("WAIT_FOR_CLEARANCE",)),
         State("WAIT_FOR_CLEARANCE", "?CLR", transitions=((CLEARED, "KILL_OBJECT"),)),
-        State("DROP_OBJECT", "DROP", work="_drop_object"),
+        State("DROP_OBJECT", "DROP", (), "_drop_object", ("OBJECT_DEAD",)),
         State("OBJECT_DEAD", "DEAD"),
     )
 }
+
+#: The out-of-band table: where ERROR or KILL lead, by phase, and the states that may be due then.  (Others
+#: are run in the same step as the one before, so that no event comes in between.)
+OUT_OF_BAND_TABLE = {
+    "ABORT_INIT": ("WAIT_FOR_INIT", "WAIT_FOR_PARENT", "LOOK_UP_OBJECT"),
+    "LOOKUP_FAILURE": ("LOOK_UP_OBJECT", "OBJECT_AVAILABLE"),
+    "KILL_OBJECT": ("JUMPSTART_DEPS", "WAIT_FOR_CMD"),
+}
+
+EVENTS = {
+    NEW_CHILD: "NEW_CHILD",
+    PARENT_READY: "PARENT_READY",
+    UPDATE: "UPDATE",
+    INVALIDATE: "INVALIDATE",
+    CLEARED: "CLEARED",
+    ERROR: "ERROR",
+    KILL: "KILL",
+}
+
+
+def transitions() -> list[tuple[str, str, str]]:
+    """The whole table, as (state, event, next state); the event is empty where a work state ends."""
+    table = []
+    for state in STATES.values():
+        table += [(state.name, EVENTS[event], target) for event, target in state.transitions]
+        table += [(state.name, "", target) for target in state.leads_to]
+    for target, due in OUT_OF_BAND_TABLE.items():
+        table += [(name, EVENTS[event], target) for name in due for event in (ERROR, KILL)]
+    return table
+
 
 #: Public: state name -> the short name of the object list.
 object_states: dict[str, str] = {state.name: state.short for state in STATES.values()}
@@ -308,7 +351,7 @@ class CacheObject:
             self.domain.stats.cacheop_gro -= 1
 
     def put(self) -> None:
-        """Drop a reference.
+        """Drop a reference that `grab` took.
 
         Raises:
           PluginError: it was dropped too often.  Nothing was changed.
@@ -316,6 +359,13 @@ class CacheObject:
         if self.usage == 0 or (self.usage == 1 and not self.dead):
             name = self.cache.backend.name
             raise PluginError(f"backend {name}: {self!r} was put more often than it was grabbed", plugin=name)
+        self._put()
+
+    def _put(self) -> None:
+        """Drop one of core's references."""
+        if self.usage == 1 and not self.dead:
+            log.error("backend %s: %r was put more often than it was grabbed", self.cache.backend.name, self)
+            return
         self.usage -= 1
         hook = self.cache.backend.put_object
         if hook is not None:
@@ -573,12 +623,13 @@ class CacheObject:
                     self.state = state
                     if state.work is not None:
                         following: str = await getattr(self, state.work)()
-                        self.state = STATES[following]
+                        assert following in state.leads_to
+                        self._enter("", following)
         finally:
             self._dispatching = False
             self.domain.histogram.note("obj_runs", trio.current_time() - started)
             self._rested.unpark_all()
-            self.put()
+            self._put()
             if self.dead and self.usage:  # core holds no reference to a dead object
                 self.domain.spawn(self._collect, f"OBJ{self.debug_id:x} collector")
 
@@ -588,17 +639,23 @@ class CacheObject:
         if out_of_band and self._oob_target is not None:
             self.events &= ~out_of_band
             target, self._oob_target = self._oob_target, None
-            return STATES[target]
+            return self._enter(EVENTS[KILL if out_of_band & KILL else ERROR], target)
         if self.state.work is not None:
             return self.state
         for event, target in self.state.transitions:
             if self.events & event:
                 self.events &= ~event
-                return STATES[target]
+                return self._enter(EVENTS[event], target)
         self.event_mask = OUT_OF_BAND if self._oob_target is not None else 0
         for event, _ in self.state.transitions:
             self.event_mask |= event
         return None
+
+    def _enter(self, event: str, target: str) -> State:
+        if self.domain.limits.debug & 4:
+            log.debug("%r: %s -%s-> %s", self, self.state.name, event, target)
+        self.state = STATES[target]
+        return self.state
 
     async def _init_object(self) -> str:
         parent = self.parent
@@ -734,7 +791,7 @@ class CacheObject:
         dependents, self.dependents = self.dependents, []
         for dependent in dependents:
             dependent._raise(PARENT_READY)
-            dependent.put()
+            dependent._put()
         return "WAIT_FOR_CMD"
 
     async def _invalidate_object(self) -> str:
@@ -819,7 +876,7 @@ class CacheObject:
     async def _abort_init(self) -> str:
         if self.parent is not None and self in self.parent.dependents:
             self.parent.dependents.remove(self)
-            self.put()
+            self._put()
         self._leave_parent()
         return "KILL_OBJECT"
 
@@ -851,7 +908,7 @@ class CacheObject:
         dependents, self.dependents = self.dependents, []
         for dependent in dependents:
             dependent.kill()
-            dependent.put()
+            dependent._put()
         return "WAIT_FOR_CLEARANCE"
 
     async def _drop_object(self) -> str:
@@ -886,8 +943,7 @@ class CacheObject:
             if parent.n_children == 0:
                 parent.cleared()
         stats.objects_ded += 1
-        self.state = STATES["OBJECT_DEAD"]
-        self.put()  # the dispatcher holds another
+        self._put()  # the dispatcher holds another
         return "OBJECT_DEAD"
 
 

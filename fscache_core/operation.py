@@ -381,7 +381,7 @@ class OperationQueue:
         return True
 
     def cancel_all(self) -> None:
-        for op in list(self.pending):
+        for op in reversed(self.pending.copy()):  # last first, so that none starts behind another that goes
             self.cancel(op)
 
     def released(self, op: Operation) -> None:
