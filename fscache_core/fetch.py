@@ -126,12 +126,6 @@ class Fetch:
                     await self._fetch(first, n_missing)
         except FscacheError as error:
             self.error = error
-        except Exception as error:
-            self.error = PluginError(
-                f"netfs {inode.netfs.name}: fetch of {inode} raised {type(error).__name__}: {error}",
-                plugin=inode.netfs.name,
-            )
-            self.error.__cause__ = error
         finally:
             self.done = True
             self._lot.unpark_all()
@@ -195,7 +189,8 @@ class Fetch:
                 kept = ready
 
         try:
-            await inode.netfs.fetch(inode.netfs_data, folio.offset, folio.buffer, arrived)
+            netfs = inode.netfs
+            await netfs.call("fetch", netfs.fetch, inode.netfs_data, folio.offset, folio.buffer, arrived)
             if at < size:
                 arrived(size)
         finally:

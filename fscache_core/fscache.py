@@ -197,7 +197,8 @@ class FsCache:
         async with self._opening:
             volume = attached.volumes.get(location.volume)
             if volume is None:
-                data = await attached.facade.open_volume(location)
+                facade = attached.facade
+                data = await facade.call("open_volume", facade.open_volume, location)
                 volume = Volume(
                     self.domain,
                     attached.facade,

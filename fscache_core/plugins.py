@@ -11,7 +11,7 @@ from __future__ import annotations
 import functools
 import inspect
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 import pluggy
 
@@ -80,6 +80,7 @@ MANDATORY: Mapping[str, frozenset[str]] = {
     ),
 }
 
+P = ParamSpec("P")
 T = TypeVar("T")
 
 
@@ -394,6 +395,19 @@ class NetfsFacade:
         self.symlink: Callable[[object, str, str], Awaitable[None]] = get("symlink", no("symbolic links"))
         self.chmod: Callable[[object, str, int], Awaitable[None]] = get("chmod", no("changing modes"))
         self.utimens: Callable[[object, str, int, int], Awaitable[None]] = get("utimens", no("setting times"))
+
+    async def call(
+        self, hook: str, function: Callable[P, Awaitable[T]], *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        """Call an async hook so that whatever it raises is an `FscacheError`; for a bug, `PluginError`."""
+        try:
+            return await function(*args, **kwargs)
+        except FscacheError:
+            raise
+        except Exception as error:
+            raise PluginError(
+                f"netfs {self.name}: {hook} raised {type(error).__name__}: {error}", plugin=self.name
+            ) from error
 
     def _check_aux(self, netfs_data: object, aux: bytes, object_size: int) -> AuxOutcome:
         if aux == self.get_aux(netfs_data) and object_size == self.get_attr(netfs_data).size:

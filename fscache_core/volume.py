@@ -15,10 +15,8 @@ from fscache_core.domain import Domain, log
 from fscache_core.errors import (
     CallerError,
     OfflineError,
-    OriginError,
     OriginNotFoundError,
     OriginUnreachableError,
-    PluginError,
     UnsupportedError,
 )
 from fscache_core.file import File
@@ -87,6 +85,7 @@ class Volume:
         )
         self.cookie: Cookie = acquire_cookie(domain, registered.primary_index, index, data)
         self._inodes = InodeCache()
+        self._outdated: set[str] = set()  # paths of which a fetch met another version at the origin
         self._absent: dict[str, float] = {}  # path -> trio time until which it is known not to exist
 
     def __repr__(self) -> str:
@@ -182,7 +181,7 @@ class Volume:
         """
         if self.coherency.offline:
             raise OfflineError(f"{self.location.volume} {path}: offline, and listings are not cached")
-        return await self.netfs.list_directory(self.data, path)
+        return await self.netfs.call("list_directory", self.netfs.list_directory, self.data, path)
 
     async def invalidate(self, path: str) -> None:
         """See to it that nothing cached of a file is used again.  Files that are open keep their version."""
@@ -245,7 +244,9 @@ class Volume:
             if inode is None:
                 raise OfflineError(f"{self.location.volume} {path}: offline, and it is not cached")
             return inode
-        adopted = await self._adopt(path) if coherency.mode is not CoherencyMode.ALWAYS else None
+        # What the origin was found to have replaced is not adopted again, however long its ttl.
+        adopts = coherency.mode is not CoherencyMode.ALWAYS and path not in self._outdated
+        adopted = await self._adopt(path) if adopts else None
         try:
             if adopted is not None and self._fresh(adopted):
                 return self._opened(adopted)
@@ -308,6 +309,7 @@ class Volume:
 
     def forget(self, inode: Inode) -> None:
         """Let the next open of this path look for itself."""
+        self._outdated.add(inode.path)
         if self._inodes.forget(inode):
             self._evict(inode)
 
@@ -347,23 +349,15 @@ class Volume:
             del self._absent[path]
         self.stats.origin_checks += 1
         try:
-            return await self.netfs.look_up(self.data, path)
+            return await self.netfs.call("look_up", self.netfs.look_up, self.data, path)
         except OriginNotFoundError:
             if self.coherency.negative_ttl_seconds:
                 self._absent[path] = trio.current_time() + self.coherency.negative_ttl_seconds
             raise
-        except OriginError:
-            raise
-        except (CallerError, PluginError):
-            raise
-        except Exception as error:
-            raise PluginError(
-                f"netfs {self.netfs.name}: look_up of {path} raised {type(error).__name__}: {error}",
-                plugin=self.netfs.name,
-            ) from error
 
     def _open_version(self, path: str, netfs_data: object, checked_at: float) -> Inode:
         """The inode for what the origin just described: the one in use if it is that version."""
+        self._outdated.discard(path)
         attributes = self.netfs.get_attr(netfs_data)
         if attributes.kind is FileKind.DIRECTORY:
             raise CallerError(f"{self.location.volume} {path} is a directory", errno=errno.EISDIR)

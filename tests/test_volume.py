@@ -2,18 +2,31 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import functools
+from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 import pytest
 
-from fscache_core import Coherency, OriginNotFoundError, UnsupportedError, open_fscache
+from fscache_core import (
+    Coherency,
+    OriginNotFoundError,
+    PluginError,
+    Readahead,
+    StaleError,
+    UnsupportedError,
+    open_fscache,
+)
 from fscache_core.outcome import ReserveOutcome
+from fscache_core.testing.http_origin import CountingOrigin
 from fscache_memory import MemoryBackend
 
 if TYPE_CHECKING:
-    from fscache_core import FsCache
-    from fscache_core.testing.http_origin import CountingOrigin
+    from collections.abc import Callable
 
+    from fscache_core import FsCache
+
+P = ParamSpec("P")
+R = TypeVar("R")
 DATA = bytes(range(256)) * 100
 
 
@@ -216,3 +229,41 @@ async def test_warming_fetches_what_is_missing_and_no_more(fscache_http_origin: 
                 assert status.cached_size == len(data)
         assert sum(advanced) == len(data)
     assert origin.bytes_sent == len(data)
+
+
+@pytest.mark.parametrize("coherency", ["ttl=600", "immutable"])
+async def test_a_version_found_to_be_gone_is_not_adopted_again(
+    fscache_http_origin: CountingOrigin, coherency: str
+) -> None:
+    origin, backend = fscache_http_origin, MemoryBackend()
+    origin.put("a", DATA * 10)
+    async with open_fscache(coherency=coherency, readahead=Readahead(max_size=0)) as fscache:
+        await fscache.add_cache(backend)
+        async with await fscache.open_file(origin.url("a")) as file:
+            await file.read(0, 4096)
+    origin.put("a", new := DATA[::-1] * 10)
+    async with open_fscache(coherency=coherency) as fscache:
+        await fscache.add_cache(backend)
+        async with await fscache.open_file(origin.url("a")) as file:
+            assert await file.read(0, 4096) == DATA[:4096]  # within its ttl, and cached
+            with pytest.raises(StaleError):
+                await file.read(8192, 4096)
+        assert await read_all(fscache, origin.url("a")) == new
+
+
+@pytest.mark.parametrize("hook", ["look_up", "fetch", "list_directory", "open_volume"])
+async def test_a_bug_of_an_adapter_is_reported_as_its_own(hook: str) -> None:
+    class Buggy:
+        def wrap(self, name: str, proceed: Callable[P, R]) -> Callable[P, R]:
+            async def raises(*_args: P.args, **_kwargs: P.kwargs) -> object:
+                raise ZeroDivisionError("a bug")
+
+            return raises if name == hook else proceed  # type: ignore[return-value]
+
+    with CountingOrigin({"a": DATA}) as origin:
+        async with open_fscache() as fscache:
+            fscache.add_netfs("http", wrappers=[Buggy()])
+            use = fscache.list_directory if hook == "list_directory" else functools.partial(read_all, fscache)
+            with pytest.raises(PluginError, match="a bug") as caught:
+                await use(origin.url("a"))
+            assert caught.value.plugin == "http"
