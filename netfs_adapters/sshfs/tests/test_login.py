@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import sys
 from typing import TYPE_CHECKING
 
 import pytest
@@ -111,6 +112,25 @@ async def test_a_jump_host_is_gone_through(server: OpenSSHServer, home: Path) ->
     logins = log.read_text().count("Accepted publickey")
     await look_up_root(SshfsNetfs(), "sshfs://inside/", server)
     assert log.read_text().count("Accepted publickey") == logins + 2
+
+
+async def test_a_proxy_command_is_gone_through(server: OpenSSHServer, home: Path) -> None:
+    carry = home / "carry.py"
+    carry.write_text(
+        "import os, socket, sys, threading\n"
+        "s = socket.create_connection((sys.argv[1], int(sys.argv[2])))\n"
+        "def up():\n"
+        "    while data := os.read(0, 65536): s.sendall(data)\n"
+        "    s.shutdown(socket.SHUT_WR)\n"
+        "threading.Thread(target=up, daemon=True).start()\n"
+        "while data := s.recv(65536): os.write(1, data)\n"
+    )
+    (home / "config").write_text(
+        f"Host inside\n  HostName 127.0.0.1\n  Port {server.port}\n  User {server.user}\n"
+        f"  ProxyCommand {sys.executable} {carry} %h %p\n"
+        f"  IdentityFile {server.client_key}\n  UserKnownHostsFile {server.known_hosts}\n"
+    )
+    await look_up_root(SshfsNetfs(), "sshfs://inside/", server)
 
 
 @pytest.fixture

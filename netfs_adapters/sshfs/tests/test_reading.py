@@ -245,9 +245,9 @@ async def test_what_is_no_regular_file_is_not_opened(
     netfs: SshfsNetfs, volume: Volume, directory: Path, read: Read
 ) -> None:
     os.mkfifo(directory / "fifo")  # opening it would block the server
-    for path in (str(directory), f"{directory}/fifo"):
+    for path, reason in ((str(directory), "is a directory"), (f"{directory}/fifo", "not a regular file")):
         file = await netfs.look_up(volume, path)
-        with pytest.raises(OriginError, match="not a regular file"):
+        with pytest.raises(OriginError, match=reason):
             await read(netfs, file, 0, 1)
 
 

@@ -13,6 +13,7 @@ import pytest
 import trio
 
 from fscache_core.errors import (
+    CallerError,
     OriginError,
     OriginNotFoundError,
     OriginUnreachableError,
@@ -247,6 +248,15 @@ async def test_mode_and_times_are_set(
     assert stat.S_IMODE(status.st_mode) == 0o4711
     assert (status.st_atime, status.st_mtime) == (5, 7)
     assert netfs.get_attr(await netfs.look_up(volume, path)).mtime_ns == 7_000_000_000
+
+
+async def test_times_that_sftp_cannot_say_are_refused(
+    netfs: SshfsNetfs, volume: Volume, directory: Path, make_file: MakeFile
+) -> None:
+    path = make_file(directory / "a", b"1")
+    for time_ns in (-1, 2**32 * 10**9):
+        with pytest.raises(CallerError, match=path):
+            await netfs.utimens(volume, path, 0, time_ns)
 
 
 async def test_what_is_in_the_way_is_told(

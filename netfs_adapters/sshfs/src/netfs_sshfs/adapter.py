@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, TypeVar
@@ -144,6 +145,8 @@ class SshfsNetfs:
         async def ask(session: Session, progressed: Callable[[], None]) -> Version:
             asked_ns = time.time_ns()
             attributes = await session.sftp.stat(wire_path(path))
+            if attributes.size is None:
+                raise OriginError("the server does not tell the size")
             return Version.from_attributes(attributes, asked_ns, target.options.clock_margin_ns)
 
         return File(target, path, await _do(target, target.describe(path), ask, repeat=True))
@@ -155,8 +158,10 @@ class SshfsNetfs:
         file = _file(netfs_data)
         version = file.known_version
         what = f"{file}, bytes {offset} to {offset + len(buffer) - 1}"
+        if version.kind is FileKind.DIRECTORY:
+            raise OriginError(f"{what}: is a directory", errno=errno.EISDIR)
         if version.kind is not FileKind.FILE:
-            raise OriginError(f"{what}: not a regular file but a {version.kind.value}")
+            raise OriginError(f"{what}: not a regular file")
         if file.recalled and not version.strong:
             # What is cached of it may be from before a second change within the same second.
             raise StaleError(f"{what}: the cached version cannot be told from a later one")
@@ -266,6 +271,10 @@ class SshfsNetfs:
 
     @netfs_hook
     async def utimens(self, volume: object, path: str, atime_ns: int, mtime_ns: int) -> None:
+        if not all(0 <= time_ns < 2**32 * 10**9 for time_ns in (atime_ns, mtime_ns)):
+            raise CallerError(
+                f"{_volume(volume).describe(path)}: SFTP has no times before 1970 or after 2106"
+            )
         await _alter(volume, path, lambda writer: writer.utimens(wire_path(path), atime_ns, mtime_ns))
 
 

@@ -141,6 +141,8 @@ class Connection:
                     else:
                         try:
                             return await work(session, progressed)
+                        except FscacheError:
+                            raise
                         except LOST as error:
                             self._drop(session)
                             if not repeat:

@@ -18,8 +18,8 @@ from fscache_core.errors import (
 )
 from netfs_sshfs.url import printable
 
-#: The connection is gone, and what was under way on it may be tried on another.
-LOST = (asyncssh.DisconnectError, asyncssh.SFTPConnectionLost, asyncssh.SFTPNoConnection, ConnectionError)
+#: The connection is gone; what was under way on it may be tried on another.  An `OSError` is the socket's.
+LOST = (asyncssh.DisconnectError, asyncssh.SFTPConnectionLost, asyncssh.SFTPNoConnection, OSError)
 #: Everything that asyncssh's calls raise on purpose.
 FAULTS = (asyncssh.Error, OSError)
 

@@ -117,7 +117,9 @@ class Version:
 
     @property
     def kind(self) -> FileKind:
-        return _KINDS.get(stat.S_IFMT(self.mode), FileKind.OTHER)
+        kind = stat.S_IFMT(self.mode)
+        # A server need not tell.  Then it is for a read to find out.
+        return _KINDS.get(kind, FileKind.OTHER) if kind else FileKind.FILE
 
     def attributes(self) -> FileAttributes:
         if self.mtime_ns is None:
