@@ -92,6 +92,22 @@ class Session:
         self.open_files.append(cookie)
         return cookie
 
+    async def adopt(self, name: str) -> tuple[Cookie, int] | None:
+        """Open whatever version of a file is stored: its cookie and that version."""
+        definition = CookieDefinition(
+            "file",
+            CookieType.DATA,
+            get_key=_key,
+            get_aux=lambda _: None,
+            check_aux=lambda _data, _aux, _size: AuxOutcome.OKAY,
+        )
+        cookie = acquire_cookie(self.domain, self.volume, definition, Netfile(name, 0))
+        await cookie.wait_lookup()
+        self.open_files.append(cookie)
+        if cookie.aux is None:
+            return None
+        return cookie, int.from_bytes(cookie.aux, "little")
+
     async def close(self, cookie: Cookie, *, retire: bool = False) -> None:
         await cookie.wait_on_stores()
         await self.forget(cookie, retire=retire)

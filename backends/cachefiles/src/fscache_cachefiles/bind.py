@@ -120,11 +120,11 @@ def _open_checked(path: Path, force: bool, undo: contextlib.ExitStack) -> Root:
         if _is_strange(directory, name):
             raise unusable(f"holds a {name}/ that is not a cache's", errno.EEXIST)
     cache = held(_open_part(directory, "cache"))
-    graveyard = held(_open_part(directory, "graveyard"))
     try:
         label_master_index(cache)
     except BadAttributeError as error:
         raise unusable(f"is not a cache of this format: {error}", errno.EIO) from error
+    graveyard = held(_open_part(directory, "graveyard"))
     ledger = held(
         os.open(
             "ledger",

@@ -22,7 +22,7 @@ from fscache_cachefiles.backing import Backing, ContentChangedError, EntryBusyEr
 from fscache_cachefiles.blockmap import PAGES_PER_BLOCK
 from fscache_cachefiles.graveyard import Graveyard
 from fscache_cachefiles.key import cook_key
-from fscache_cachefiles.ledger import NOTHING, weigh_pages
+from fscache_cachefiles.ledger import weigh_pages
 from fscache_cachefiles.lock import try_own, try_share
 from fscache_cachefiles.namei import SMALL_SIZE_MAX, Namei, Opened, OpenedIndex, Stale, touch
 from fscache_cachefiles.scan import count_pages
@@ -243,7 +243,9 @@ class Work:
         try:
             self.note_damage(obj, backing.store(first, content))
         except BaseException:
-            self.admission.ledger.discharge(weigh_pages(n_new) if n_new else NOTHING)
+            # Some pages may be stored all the same.  If even that cannot be told, all stay charged.
+            n_left = backing.new_pages(first, content)
+            self.admission.ledger.discharge(weigh_pages(min(n_new, n_left)))
             raise
         return True
 
