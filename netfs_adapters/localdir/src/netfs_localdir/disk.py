@@ -20,8 +20,8 @@ from netfs_localdir.version import Version
 #: How to open what may turn out to be a FIFO, a terminal or a device: without waiting or getting attached.
 _OPEN_SAFELY = getattr(os, "O_NONBLOCK", 0) | os.O_CLOEXEC | getattr(os, "O_NOCTTY", 0)
 
-#: (status, device number's fsid, time before the stat in ns) -> version
-Observe = Callable[[os.stat_result, int, int], Version]
+#: (path or descriptor, its status, id of its filesystem, time before the stat in ns) -> version
+Observe = Callable[[str | int, os.stat_result, int, int], Version]
 
 
 def filesystem_id(target: str | int) -> int:
@@ -38,7 +38,7 @@ def look_up(path: str, observe: Observe) -> Version:
         path, os.R_OK, effective_ids=os.access in os.supports_effective_ids
     ):
         raise OriginPermissionError("not allowed to read it")
-    return observe(status, filesystem_id(path), now_ns)
+    return observe(path, status, filesystem_id(path), now_ns)
 
 
 def require(fd: int, version: Version, observe: Observe) -> None:
@@ -47,7 +47,7 @@ def require(fd: int, version: Version, observe: Observe) -> None:
     status = os.fstat(fd)
     if not stat.S_ISREG(status.st_mode):
         raise StaleError("it is not a regular file any more")
-    if not observe(status, filesystem_id(fd), now_ns).same_file(version):
+    if not observe(fd, status, filesystem_id(fd), now_ns).same_file(version):
         raise StaleError("it has changed")
 
 
@@ -159,7 +159,7 @@ def _synced(fd: int, observe: Observe) -> Version:
     """Wait until the origin has it, for an NFS server may refuse what the client took; then look at it."""
     os.fsync(fd)
     now_ns = time.time_ns()
-    return observe(os.fstat(fd), filesystem_id(fd), now_ns)
+    return observe(fd, os.fstat(fd), filesystem_id(fd), now_ns)
 
 
 class Replacement:
@@ -188,7 +188,7 @@ class Replacement:
         if replaces is not None:
             try:
                 now_ns = time.time_ns()
-                present = observe(os.stat(self._path), filesystem_id(self._path), now_ns)
+                present = observe(self._path, os.stat(self._path), filesystem_id(self._path), now_ns)
             except FileNotFoundError:
                 raise StaleError("it has been removed") from None
             if not present.same_file(replaces):
@@ -196,7 +196,7 @@ class Replacement:
         os.replace(self._temporary, self._path)
         self._temporary = ""
         now_ns = time.time_ns()
-        return observe(os.fstat(self._fd), filesystem_id(self._fd), now_ns)
+        return observe(self._fd, os.fstat(self._fd), filesystem_id(self._fd), now_ns)
 
     def discard(self) -> None:
         """Close it, and remove it unless it was published.  Idempotent."""
@@ -224,6 +224,7 @@ def list_directory(path: str, observe: Observe) -> list[tuple[str, Version]]:
     """Every entry with its own attributes (a link's, not those of what it points to), sorted by name."""
     entries = []
     fsid = filesystem_id(path)
+    device = os.stat(path).st_dev
     with os.scandir(path) as scan:
         for entry in scan:
             now_ns = time.time_ns()
@@ -231,6 +232,10 @@ def list_directory(path: str, observe: Observe) -> list[tuple[str, Version]]:
                 status = entry.stat(follow_symlinks=False)
             except FileNotFoundError:
                 continue  # removed since
-            entries.append((entry.name, observe(status, fsid, now_ns)))
+            if status.st_dev == device:
+                version = observe(path, status, fsid, now_ns)
+            else:  # something is mounted there
+                version = observe(entry.path, status, filesystem_id(entry.path), now_ns)
+            entries.append((entry.name, version))
     entries.sort(key=lambda entry: os.fsencode(entry[0]))
     return entries

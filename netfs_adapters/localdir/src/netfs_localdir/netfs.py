@@ -263,8 +263,8 @@ class LocaldirNetfs:
     # -- threads and errors --------------------------------------------------------------
 
     def _observe(self, volume: LocaldirVolume) -> disk.Observe:
-        def observe(status: os.stat_result, fsid: int, now_ns: int) -> Version:
-            margin_ns = volume.filesystems.margin_ns(status.st_dev)
+        def observe(target: str | int, status: os.stat_result, fsid: int, now_ns: int) -> Version:
+            margin_ns = volume.filesystems.margin_ns(status.st_dev, target)
             return Version.observe(status, fsid, now_ns=now_ns, margin_ns=margin_ns, ignore=self._ignore)
 
         return observe

@@ -144,25 +144,34 @@ class Filesystems:
         self._foreign_margin_ns = foreign_margin_ns
         self._margins: dict[int, int] = {}
 
-    def margin_ns(self, device: int) -> int:
-        """How old timestamps must be on ``device`` (``st_dev``).  Reads /proc once per device."""
+    def margin_ns(self, device: int, target: str | int) -> int:
+        """How old timestamps must be on ``device`` (``st_dev``), which ``target`` is on."""
         margin = self._margins.get(device)
         if margin is None:
-            local = _filesystem_type(device) in LOCAL_FILESYSTEMS
+            local = filesystem_type(target) in LOCAL_FILESYSTEMS
             margin = TICK_NS if local else max(TICK_NS, self._foreign_margin_ns)
             self._margins[device] = margin
         return margin
 
 
-def _filesystem_type(device: int) -> str:
-    """The type as in /proc/filesystems, or '' if it cannot be told (not Linux, or a subvolume of btrfs)."""
-    number = f"{os.major(device)}:{os.minor(device)}"
+def filesystem_type(target: str | int) -> str:
+    """The type as in /proc/filesystems of what a path or descriptor is on; '' if it cannot be told."""
+    if not hasattr(os, "O_PATH"):
+        return ""
     try:
+        # By the mount and not by the device: files of btrfs have device numbers that no mount has.
+        fd = os.open(target, os.O_PATH | os.O_CLOEXEC) if isinstance(target, str) else target
+        try:
+            with open(f"/proc/self/fdinfo/{fd}", encoding="ascii") as lines:
+                mount = next((line.split()[1] for line in lines if line.startswith("mnt_id:")), "")
+        finally:
+            if fd is not target:
+                os.close(fd)
         with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as mounts:
             for line in mounts:
                 before, _, after = line.partition(" - ")
-                if before.split(" ", 3)[2] == number:
+                if before.split(" ", 1)[0] == mount:
                     return after.split(" ", 1)[0]
     except OSError:
-        pass  # without /proc every filesystem counts as foreign
+        pass  # no /proc: every filesystem counts as foreign
     return ""
