@@ -151,10 +151,12 @@ async def ls(url: str, long: bool, as_json: bool, session: Session) -> None:
     if as_json:
         write_json([{"name": entry.name, **attributes_json(entry.attributes)} for entry in entries])
         return
+    lines = []
     for entry in entries:
         is_directory = entry.attributes.kind is FileKind.DIRECTORY
         name = printable(entry.name) + ("/" if is_directory else "")
-        print(f"{long_line(entry.attributes)} {name}" if long else name)
+        lines.append(f"{long_line(entry.attributes)} {name}" if long else name)
+    write_lines(lines)
 
 
 @fscache_command.command("stat")
@@ -170,12 +172,13 @@ async def stat_(url: str, as_json: bool, session: Session) -> None:
     if as_json:
         write_json(facts)
         return
-    for name, value in facts.items():
-        if name == "mtime_ns":
-            name, value = "modified", date_text(attributes)
-        if name == "mode" and attributes.mode is not None:
-            value = f"{attributes.mode:04o}"
-        print(f"{name:<10} {'-' if value is None else value}")
+    facts["modified"] = date_text(attributes)
+    del facts["mtime_ns"]
+    if attributes.mode is not None:
+        facts["mode"] = f"{attributes.mode:04o}"
+    write_lines(
+        f"{name:<10} {'-' if value is None else printable(str(value))}" for name, value in facts.items()
+    )
 
 
 @fscache_command.command()
@@ -193,11 +196,10 @@ async def stats(as_json: bool, prometheus: bool, session: Session) -> None:
         if as_json:
             write_json({"caches": facts, "counters": fscache.stats.as_dict()})
         elif prometheus:
-            print(fscache.stats.prometheus(), end="")
+            write(fscache.stats.prometheus())
         else:
-            for fact in facts:
-                print(" ".join(f"{name}={value}" for name, value in fact.items()))
-            print(fscache.stats.text(), end="")
+            write_lines(" ".join(f"{name}={value}" for name, value in fact.items()) for fact in facts)
+            write(fscache.stats.text())
 
 
 @fscache_command.command("plugins")
@@ -221,22 +223,43 @@ def list_plugins(as_json: bool) -> None:
 # -- what is printed ---------------------------------------------------------------------
 
 
+def write(text: str) -> None:
+    """Put text on standard output.
+
+    Raises:
+      BrokenPipeError: nobody reads it.
+      OutputError: it cannot be written.
+    """
+    try:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise OutputError(f"write error: {error.strerror}", errno=error.errno) from error
+
+
+def write_lines(lines: Iterable[str]) -> None:
+    write("".join(f"{line}\n" for line in lines))
+
+
 def write_json(value: object) -> None:
     import json
 
-    print(json.dumps(value, indent=2))
+    write(json.dumps(value, indent=2) + "\n")
 
 
 def write_table(titles: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     """A table for a person on a terminal; elsewhere lines of tab-separated fields."""
     if not sys.stdout.isatty():
-        for row in rows:
-            print("\t".join(row))
+        write_lines("\t".join(row) for row in rows)
         return
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(*titles, box=None, pad_edge=False)
+    table = Table(box=None, pad_edge=False)
+    for title in titles:
+        table.add_column(title, overflow="fold")
     for row in rows:
         table.add_row(*row)
     Console().print(table, markup=False)
@@ -295,14 +318,18 @@ def main() -> None:
     """Run the command; whatever goes wrong becomes one line and an exit status."""
     logging.getLogger().addHandler(LogLines())
     try:
+        if sys.stdout is None:
+            raise OutputError("standard output is closed")
         status = fscache_command.main(standalone_mode=False) or ExitStatus.DONE
-        sys.stdout.flush()
     except SystemExit:
         raise
     except BaseException as error:
         status = _tell(error)
-    if status in (ExitStatus.BROKEN_PIPE, ExitStatus.INTERRUPTED):
-        # What is still buffered for standard output has no reader; Python would complain at its exit.
+    if (
+        status in (ExitStatus.BROKEN_PIPE, ExitStatus.INTERRUPTED, ExitStatus.OUTPUT)
+        and sys.stdout is not None
+    ):
+        # What is still buffered for standard output goes nowhere; Python would complain at its exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     sys.exit(status)
 

@@ -196,6 +196,31 @@ def test_cat_ends_quietly_when_nobody_reads_on(shell: Shell, origin: CountingOri
     assert process.returncode == ExitStatus.BROKEN_PIPE
 
 
+@pytest.mark.parametrize(
+    "arguments", [("ls", "file:///usr/bin"), ("plugins",), ("stats", *MEMORY), ("cat", "file:///etc/passwd")]
+)
+def test_output_that_cannot_be_written_is_one_line(shell: Shell, arguments: tuple[str, ...]) -> None:
+    for redirection in ("> /dev/full", ">&-"):
+        script = f'exec "$@" {redirection}'
+        done = subprocess.run(
+            ["bash", "-c", script, "-", *COMMAND, *arguments],
+            env=shell.environment,
+            capture_output=True,
+            check=False,
+        )
+        assert done.returncode == ExitStatus.OUTPUT
+        assert done.stderr.count(b"\n") == 1
+
+
+def test_ls_ends_quietly_when_nobody_reads_on(shell: Shell) -> None:
+    read, write = os.pipe()
+    os.close(read)
+    command = [*COMMAND, "ls", "file:///usr/bin"]
+    done = subprocess.run(command, env=shell.environment, stdout=write, stderr=subprocess.PIPE, check=False)
+    os.close(write)
+    assert (done.returncode, done.stderr) == (ExitStatus.BROKEN_PIPE, b"")
+
+
 def test_ctrl_c_ends_cat_while_the_origin_stalls(shell: Shell, origin: CountingOrigin) -> None:
     origin.put("large", os.urandom(4 << 20))
     stall = Stall(after=100_000)
