@@ -54,6 +54,14 @@ async def test_a_key_that_does_not_open_the_account_is_refused(
         await look_up_root(make_netfs(server, client_keys=key), server.url, server)
 
 
+async def test_more_keys_than_the_server_lets_one_try_are_a_refusal(
+    server: OpenSSHServer, tmp_path: Path, make_netfs: MakeNetfs
+) -> None:
+    keys = [make_key(tmp_path / f"key-{n}") for n in range(7)]
+    with pytest.raises(OriginPermissionError, match="login refused: Too many authentication failures"):
+        await look_up_root(make_netfs(server, client_keys=keys), server.url, server)
+
+
 async def test_a_host_key_that_is_not_known_is_refused_and_the_line_says_how_to_add_it(
     server: OpenSSHServer, tmp_path: Path, make_netfs: MakeNetfs
 ) -> None:

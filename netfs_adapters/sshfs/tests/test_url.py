@@ -67,6 +67,10 @@ def test_a_canonical_volume_is_the_volume_of_itself(netfs: SshfsNetfs) -> None:
         "sshfs://joe@[::1/a",
         "sshfs://joe@-oProxyCommand=x/a",
         "sshfs://joe@ho st/a",
+        "sshfs://joe@$(id)/a",
+        "sshfs://-oProxyCommand=x@host/a",
+        "sshfs://a%20-oProxyCommand=x@host/a",
+        "sshfs://a;id@host/a",
         "sshfs://joe@host/a%00b",
     ],
 )

@@ -9,6 +9,7 @@ import asyncio
 import math
 import os
 import random
+import shlex
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -78,7 +79,7 @@ class _HostKey(asyncssh.SSHClient):
         else:
             self.refusal = (
                 f"host key not known: {presented}; if it is the right one, add it: "
-                f"ssh-keyscan -p {port} {host} >> ~/.ssh/known_hosts"
+                f"ssh-keyscan -p {port} {shlex.quote(host)} >> ~/.ssh/known_hosts"
             )
         return False
 

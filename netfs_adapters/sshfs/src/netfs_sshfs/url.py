@@ -18,8 +18,10 @@ SCHEMES = ("sshfs", "sftp")
 DEFAULT_PORT = 22
 
 _AUTHORITY = re.compile(
-    r"(?:(?P<user>[^@]*)@)?(?P<host>\[[0-9A-Fa-f:.]+(?:%[0-9A-Za-z._~-]+)?\]|[^\[\]:@/\s]+)(?::(?P<port>\d*))?"
+    r"(?:(?P<user>[^@]*)@)?(?P<host>\[[0-9A-Fa-f:.]+(?:%[0-9A-Za-z._~-]+)?\]|[\w.+-]+)(?::(?P<port>\d*))?"
 )
+#: Of host and user nothing but this gets into a ProxyCommand of ssh_config.
+_USER = re.compile(r"[\w.@+$\\][\w.@+$\\-]*")
 #: Words of ssh_config without which it can say neither user nor port of a host.
 _CONFIG_MAY_SAY = re.compile(rb"^\s*(user|port|include)\b", re.IGNORECASE | re.MULTILINE)
 
@@ -66,6 +68,8 @@ def split_url(url: str, config: tuple[str, ...] | None) -> tuple[Endpoint, str]:
     port = int(match["port"]) if match["port"] else None
     if host.startswith("-") or (port is not None and not 0 < port < 65536):
         raise CallerError(f"no such host and port: {printable(authority)}")
+    if user is not None and not _USER.fullmatch(user):
+        raise CallerError(f"no such user: {printable(user)!r}")
     if user is None or port is None:
         config_user, config_port = _from_ssh_config(host, config)
         user = config_user if user is None else user
