@@ -85,20 +85,21 @@ _KINDS_BY_CODE = {
 }
 
 
-def from_status(status: int, body: str) -> Fault:
+def from_status(status: int, body: str, bucket_region: str | None = None) -> Fault:
     """Of an answer that is not a success; ``body`` is S3's XML, or empty (HEAD)."""
     code = re.search(r"<Code>([^<]{1,100})</Code>", body)
     message = re.search(r"<Message>([^<]{1,300})</Message>", body)
-    region = re.search(r"<Region>([^<]{1,60})</Region>", body)
+    in_body = re.search(r"<Region>([^<]{1,60})</Region>", body)
+    region = bucket_region or (in_body[1] if in_body else None)
     kind = _KINDS_BY_STATUS.get(status, FaultKind.OTHER)
     cause = f"{status} {http.client.responses.get(status, '')}".rstrip()
     if code:
         kind = _KINDS_BY_CODE.get(code[1], kind)
         cause += f" ({code[1]})"
-    if message and message[1] != code:
+    if message:
         cause += f": {message[1]}"
-    if region:
-        cause += f"; the bucket's region is {region[1]}"
+    if region and status in (301, 307, 400):
+        cause += f"; the bucket's region is {region}"
     elif status in (301, 307, 400) and not code:
         cause += "; is the region right?"
     return Fault(kind, cause)
@@ -158,7 +159,8 @@ def from_urllib(error: OSError | http.client.HTTPException) -> Fault:
     """Of what a `urllib.request` raised.  Its text may hold the signed URL: only the reason is used."""
     if isinstance(error, urllib.error.HTTPError):
         with error:
-            return from_status(error.code, error.read(65536).decode(errors="replace"))
+            body = error.read(65536).decode(errors="replace")
+            return from_status(error.code, body, error.headers.get("x-amz-bucket-region"))
     connecting = isinstance(error, urllib.error.URLError)
     reason = error.reason if isinstance(error, urllib.error.URLError) else error
     if isinstance(reason, TimeoutError):
