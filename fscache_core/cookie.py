@@ -209,7 +209,9 @@ class Cookie:
             message = f"netfs {name}: {what} raised {type(error).__name__}: {error}"
             raise PluginError(message, plugin=name) from error
         if not isinstance(answer, expected):
-            message = f"netfs {name}: {what} returned {answer!r}, not {expected.__name__}"
+            message = (
+                f"netfs {name}: {what} returned {answer!r}, not {getattr(expected, '__name__', expected)}"
+            )
             raise PluginError(message, plugin=name)
         return answer
 
@@ -282,11 +284,7 @@ class Cookie:
         self.check_usable()
         if self.n_children:
             raise CallerError(f"{self!r} has {self.n_children} children; disable or relinquish them first")
-        await self._disable(invalidate)
-
-    async def _disable(self, invalidate: bool) -> None:
-        # Shielded: a half-disabled cookie helps nobody, and all that is waited for ends (hooks are bounded).
-        with trio.CancelScope(shield=True):
+        with trio.CancelScope(shield=True):  # a half-disabled cookie helps nobody; every hook is bounded
             await self._disable_now(invalidate)
 
     async def _disable_now(self, invalidate: bool) -> None:
@@ -333,9 +331,12 @@ class Cookie:
         if retire:
             stats.relinqs_rtr += 1
         self.relinquished = True
-        if retire and not self.enabled and not self.objects and self.acquired and self.acquire_objects():
-            self.enabled = True  # unlike the reference's: what a disabled cookie left stored goes as well
-        await self._disable(retire)
+        with trio.CancelScope(shield=True):  # as in `disable`
+            if retire and not self.enabled:
+                # Unlike the reference's: what a disabled cookie left stored goes as well.
+                await self.wait_on_invalidate()
+                self.enabled = self.acquired and self.acquire_objects()
+            await self._disable_now(retire)
         self.supersede()
         self.domain.cookies.pop(id(self), None)
         self.forget_marks()

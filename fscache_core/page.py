@@ -407,6 +407,7 @@ async def readpages_cancel(cookie: Cookie, folios: Sequence[Folio]) -> None:
 
 async def uncache_all_inode_pages(cookie: Cookie) -> None:
     """Uncache every marked page of a file, after its store has ended."""
+    cookie.check_usable()
     for first, n_pages in list(cookie.marks):
         await cookie.wait_on_page_write(first, n_pages)
         await uncache_page(cookie, first, n_pages)
