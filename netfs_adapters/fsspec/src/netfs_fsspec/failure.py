@@ -77,7 +77,7 @@ def kind_of(error: BaseException) -> type[OriginError]:
 
 
 def _status(error: BaseException) -> int | None:
-    """The status of an answer by HTTP that an exception carries, under one of the names that libraries use."""
+    """The status of an HTTP answer that an exception carries, by one of the names libraries have for it."""
     for attribute in ("status", "status_code", "code"):
         status = getattr(error, attribute, None)
         if isinstance(status, int) and 400 <= status <= 599:

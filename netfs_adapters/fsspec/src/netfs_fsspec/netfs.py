@@ -117,7 +117,7 @@ class FsspecNetfs:
         where = _volume(volume)
         source, where.source = where.source, None
         if source is not None:
-            await trio.to_thread.run_sync(source.close, limiter=where.limiter)
+            await trio.to_thread.run_sync(source.close)  # not behind a thread that hangs
 
     @netfs_hook
     def name_file(self, volume: object, path: str) -> object:
