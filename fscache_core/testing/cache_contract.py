@@ -293,7 +293,7 @@ class CacheContract:
         async with self.open(store) as session:
             await session.fill(await session.file())
         async with self.open(store) as session:
-            await session.file(aux=b"v2")
+            await session.fill(await session.file(aux=b"v2"), b"v2")  # stored: so it was created
             stats = session.cache.stats
             # Found: the indices of the netfs and the volume.
             assert (stats.cacheev_stl, stats.lookups_pos, stats.lookups_crt) == (1, 2, 1)
