@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
     from fscache_core import config
     from fscache_core.cache import Cache
+    from fscache_core.volume import FileStatus
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -165,13 +166,15 @@ async def ls(url: str, long: bool, as_json: bool, session: Session) -> None:
 @session_options
 @run
 async def stat_(url: str, as_json: bool, session: Session) -> None:
-    """Show what is known of a file: size, time, and which version it is."""
-    async with session.open([url], with_cache=False) as fscache:
-        attributes = await fscache.look_up(url)
-        facts = {"url": url, **attributes_json(attributes)}
+    """Show which version a file is, and what of it is cached."""
+    async with session.open([url]) as fscache:
+        volume, path = await fscache.open_volume(url), fscache.locate(url).path
+        attributes = await volume.look_up(path)
+        cached = await volume.status(path) if fscache.caches else None
     if as_json:
-        write_json(facts)
+        write_json({"url": url, **attributes_json(attributes), "cached": cached_json(cached)})
         return
+    facts = {"url": url, **attributes_json(attributes), "cached": cached_text(cached, attributes)}
     facts["modified"] = date_text(attributes)
     del facts["mtime_ns"]
     if attributes.mode is not None:
@@ -274,6 +277,29 @@ def attributes_json(attributes: FileAttributes) -> dict[str, object]:
         "evidence": attributes.evidence,
         "strength": attributes.strength.value,
     }
+
+
+def cached_json(cached: FileStatus | None) -> dict[str, object] | None:
+    if cached is None:
+        return None
+    return {
+        "cache": cached.cache,
+        "bytes": cached.cached_size,
+        "size": cached.attributes.size,
+        "evidence": cached.attributes.evidence,
+        "checked_at": cached.checked_at,
+        "pinned": cached.pinned,
+    }
+
+
+def cached_text(cached: FileStatus | None, attributes: FileAttributes) -> str | None:
+    if cached is None:
+        return None
+    amount = "an unknown part" if cached.cached_size is None else f"{cached.cached_size} bytes"
+    version = "" if cached.attributes.evidence == attributes.evidence else " of another version"
+    pinned = ", pinned" if cached.pinned else ""
+    checked = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(cached.checked_at))
+    return f"{amount}{version} in {cached.cache}, checked {checked}{pinned}"
 
 
 def cache_json(settings: config.CacheSettings, cache: Cache) -> dict[str, object]:

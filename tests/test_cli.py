@@ -417,6 +417,19 @@ def test_stat_shows_which_version_a_file_is(shell: Shell, origin: CountingOrigin
     assert re.search(rf"^size +{len(CONTENT)}$", text, re.MULTILINE)
 
 
+def test_stat_shows_what_is_cached(shell: Shell, origin: CountingOrigin, cachefiles: str) -> None:
+    url = origin.url("a.bin")
+    stat = ("stat", "--cache", cachefiles, url)
+    assert json.loads(shell.output(*stat, "--json"))["cached"] is None
+    assert re.search(r"^cached +-$", shell.output(*stat).decode(), re.MULTILINE)
+    shell.output("cat", "--cache", cachefiles, url)
+    cached = json.loads(shell.output(*stat, "--json"))["cached"]
+    assert (cached["cache"], cached["bytes"], cached["size"]) == ("cachefiles", len(CONTENT), len(CONTENT))
+    assert f"{len(CONTENT)} bytes in cachefiles, checked " in shell.output(*stat).decode()
+    origin.put("a.bin", CONTENT[1:])
+    assert "of another version in cachefiles" in shell.output(*stat).decode()
+
+
 def test_stat_offline_reads_the_label(shell: Shell, origin: CountingOrigin, cachefiles: str) -> None:
     shell.output("cat", "--cache", cachefiles, origin.url("a.bin"))
     origin.stop()
