@@ -325,6 +325,42 @@ def test_cp_to_a_device_writes_to_it_and_leaves_it(
     assert Path("/dev/null").is_char_device()
 
 
+def test_cp_draws_a_bar_on_a_terminal_and_nowhere_else(
+    shell: Shell, origin: CountingOrigin, tmp_path: Path
+) -> None:
+    arguments = ("cp", *MEMORY, origin.url("a.bin"), tmp_path / "copy")
+    drawn = on_a_terminal(shell, *arguments)
+    assert "copying" in drawn
+    assert "250.0/250.0 KiB" in drawn
+    assert on_a_terminal(shell, *arguments, "--quiet") == ""
+    assert shell.output(*arguments) == b""
+
+
+def test_plugins_draws_a_table_on_a_terminal(shell: Shell) -> None:
+    drawn = on_a_terminal(shell, "plugins")
+    assert "distribution" in drawn
+    assert "fscache_memory:MemoryBackend" in drawn.replace("\n", "")
+
+
+def on_a_terminal(shell: Shell, *arguments: str | Path) -> str:
+    """What a run that must succeed shows, without colours."""
+    ours, theirs = os.openpty()
+    environment = {**shell.environment, "TERM": "xterm", "COLUMNS": "200"}
+    with subprocess.Popen(
+        [*COMMAND, *map(str, arguments)], stdin=theirs, stdout=theirs, stderr=theirs, env=environment
+    ) as process:
+        os.close(theirs)
+        shown = b""
+        while True:
+            try:
+                shown += os.read(ours, 65536)
+            except OSError:  # EIO: the other side was closed
+                break
+    os.close(ours)
+    assert process.returncode == 0
+    return re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]|\r", "", shown.decode())
+
+
 def test_cp_recursive_copies_a_tree(shell: Shell, tmp_path: Path) -> None:
     tree = tmp_path / "tree"
     names = ["a", "d/b c", "d/e/ü#?%41", "d/e/" + "n" * 250, "empty/x"]
