@@ -15,6 +15,7 @@ from cachefiles_session import Netfile, bound  # type: ignore[import-not-found]
 
 from fscache_cachefiles import CachefilesBackend
 from fscache_cachefiles.bind import filesystem_type, open_root
+from fscache_cachefiles.secctx import is_selinux_on
 from fscache_core.errors import CacheUnusableError, CallerError
 from fscache_core.testing.filesystems import loop_mount, why_unavailable
 
@@ -190,6 +191,15 @@ def test_options_may_be_written_as_on_a_command_line(tmp_path: Path) -> None:
         force="yes",
         sync="false",
     )
+
+
+def test_a_label_for_selinux_is_used_or_said_to_be_of_no_use(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    if is_selinux_on():
+        pytest.skip("SELinux is on here")
+    CachefilesBackend(tmp_path, secctx="system_u:object_r:cachefiles_var_t:s0")
+    assert "SELinux is off" in caplog.text
 
 
 async def test_a_cache_is_bound_by_many_at_once_from_nothing(tmp_path: Path) -> None:

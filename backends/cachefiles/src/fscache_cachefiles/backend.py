@@ -27,6 +27,7 @@ from fscache_cachefiles.lock import try_lock_range, unlock_range
 from fscache_cachefiles.namei import BusyError, Namei, Opened, OpenedIndex
 from fscache_cachefiles.object import CachefilesObject, Work
 from fscache_cachefiles.scan import weigh_all
+from fscache_cachefiles.secctx import CreationLabel
 from fscache_cachefiles.space import SpaceGuard, statvfs_of
 from fscache_cachefiles.verify import Progress, Report, Verification
 from fscache_cachefiles.xattr import Label
@@ -125,7 +126,7 @@ class CachefilesBackend:
         self._max_files = options.size("max_files", max_files)
         self._force = options.switch("force", force)
         self._sync = options.switch("sync", sync)
-        self._secctx = secctx
+        self._label = CreationLabel(secctx)
         self._limiter = trio.CapacityLimiter(16)
         self._root: Root | None = None
         self._work: Work | None = None
@@ -139,7 +140,7 @@ class CachefilesBackend:
     @cache_hook
     async def bind_cache(self, cache: "Cache") -> None:
         del cache
-        root, self._work = await trio.to_thread.run_sync(self._bind, limiter=self._limiter)
+        root, self._work = await trio.to_thread.run_sync(self._label.run, self._bind, limiter=self._limiter)
         self._root = root
         self._master = Index("", os.dup(root.cache))
 
@@ -527,7 +528,7 @@ class CachefilesBackend:
     async def _in_thread(self, function: Callable[[*Ts], T], *args: *Ts) -> T:
         """Run blocking work; what the filesystem says comes out as the contract wants it."""
         try:
-            return await trio.to_thread.run_sync(function, *args, limiter=self._limiter)
+            return await trio.to_thread.run_sync(self._label.run, function, *args, limiter=self._limiter)
         except OSError as error:
             # Whoever keeps the exception, a log for instance, must not keep descriptors open by it.
             chain: BaseException | None = error

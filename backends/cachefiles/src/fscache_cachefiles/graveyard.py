@@ -18,7 +18,7 @@ import time
 from fscache_cachefiles.bind import DIRECTORY_MODE, OPEN_DIRECTORY
 from fscache_cachefiles.ledger import Ledger
 from fscache_cachefiles.lock import try_own, try_share
-from fscache_cachefiles.scan import weigh_grave
+from fscache_cachefiles.scan import names_in, weigh_grave
 
 
 class Graveyard:
@@ -69,7 +69,7 @@ class Graveyard:
 
     def reap(self) -> int:
         """Delete every grave that nobody holds; returns how many."""
-        return sum(self.reap_grave(name) for name in os.listdir(self.descriptor))
+        return sum(self.reap_grave(name) for name in names_in(self.descriptor))
 
     def reap_grave(self, name: str) -> bool:
         """Delete one grave.  False if somebody holds it or it is gone."""
@@ -122,7 +122,7 @@ def is_linked(descriptor: int, container: int, name: str) -> bool:
 
 def _empty(directory: int) -> None:
     """Delete all below a directory, until nothing is left: who works in a buried index may add to it."""
-    while names := os.listdir(directory):
+    while names := names_in(directory):
         for name in names:
             try:
                 status = os.stat(name, dir_fd=directory, follow_symlinks=False)

@@ -40,12 +40,25 @@ class Found:
         return stat.S_ISDIR(self.status.st_mode)
 
 
+def names_in(directory: int) -> list[str]:
+    """What is in a directory now.
+
+    Listed through a descriptor of its own: the offset of a shared one is shared as well, and btrfs shows
+    through an old one only what was there when it was opened.
+    """
+    descriptor = os.open(".", OPEN_DIRECTORY, dir_fd=directory)
+    try:
+        return os.listdir(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def walk(directory: int, prefix: str = "") -> Iterator[Found]:
     """Every entry below ``directory``, parents first; data objects are not descended into.
 
     Entries that vanish meanwhile are skipped.
     """
-    for name in sorted(os.listdir(directory)):
+    for name in sorted(names_in(directory)):
         try:
             status = os.stat(name, dir_fd=directory, follow_symlinks=False)
         except FileNotFoundError:
@@ -68,7 +81,7 @@ def weigh_all(cache: int, graveyard: int) -> Weight:
     total = NOTHING
     for found in walk(cache):
         total += weigh(found)
-    for name in os.listdir(graveyard):
+    for name in names_in(graveyard):
         total += weigh_grave(graveyard, name)
     return total
 
@@ -96,7 +109,7 @@ def weigh_grave(graveyard: int, name: str) -> Weight:
     except OSError:
         return NOTHING
     try:
-        names = os.listdir(grave)
+        names = names_in(grave)
         if any(name.startswith("@") for name in names):
             return sum((weigh(found) for found in walk(grave)), INDEX_DIRECTORY)
         if "data" not in names:

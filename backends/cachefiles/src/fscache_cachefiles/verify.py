@@ -16,7 +16,7 @@ from fscache_cachefiles.graveyard import Graveyard
 from fscache_cachefiles.key import ObjectKind, uncook_key
 from fscache_cachefiles.ledger import NOTHING, Ledger, Weight
 from fscache_cachefiles.namei import BusyError, ForeignEntryError, Namei, Opened, Stale
-from fscache_cachefiles.scan import walk
+from fscache_cachefiles.scan import names_in, walk
 from fscache_core.folio import PAGE_SHIFT
 
 _READ_PAGES = 256  # at a time
@@ -77,7 +77,7 @@ class Verification:
     def run(self) -> Report:
         self._n_total = sum(1 for _ in walk(self._cache))
         self._check_index(Index("", os.dup(self._cache)))
-        self.report.n_graves = len(os.listdir(self._graveyard.descriptor))
+        self.report.n_graves = len(names_in(self._graveyard.descriptor))
         if self._repair:
             self.report.n_graves = self._graveyard.reap()
             self.report.drift = self._ledger.recount()
@@ -87,7 +87,7 @@ class Verification:
 
     def _check_index(self, index: Index) -> None:
         """Everything below one index, which holds hash directories and nothing else."""
-        for name in sorted(os.listdir(index.descriptor)):
+        for name in sorted(names_in(index.descriptor)):
             path = f"{index.path}/{name}" if index.path else name
             if not _is_hash_name(name):
                 self._stray(index.descriptor, name, path, "no hash directory")
@@ -110,7 +110,7 @@ class Verification:
             self._stray(above, name, path, "not a directory")
             return
         try:
-            for below in sorted(os.listdir(descriptor)):
+            for below in sorted(names_in(descriptor)):
                 if below.startswith("+"):
                     self._check_container(index, descriptor, f"{cooked}/{below}")
                 else:
