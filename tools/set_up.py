@@ -56,6 +56,7 @@ TOOLS = [
     Tool("ceph-osd", "ceph-osd", "tests against Ceph RGW; the demo uses moto instead"),
     Tool("radosgw", "radosgw", "tests against Ceph RGW; the demo uses moto instead"),
     Tool("ceph", "ceph-common", "tests against Ceph RGW; the demo uses moto instead"),
+    Tool("nginx", "nginx-light", "tests against nginx"),
     Tool("mkfs.ext4", "e2fsprogs", "tests on an ext4 of their own"),
     Tool("mkfs.xfs", "xfsprogs", "tests on xfs"),
     Tool("mkfs.btrfs", "btrfs-progs", "tests on btrfs"),
