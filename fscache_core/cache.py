@@ -9,9 +9,10 @@ import trio
 
 from fscache_core.cookie import Cookie, CookieDefinition
 from fscache_core.domain import Domain, log
-from fscache_core.errors import CallerError, FscacheError, NoMemoryError, PluginError
+from fscache_core.errors import CacheIOError, CallerError, FscacheError, NoMemoryError, PluginError
 from fscache_core.object import CacheObject
 from fscache_core.outcome import CookieType
+from fscache_core.statistics import StatisticsKeeper
 
 if TYPE_CHECKING:
     from fscache_core.plugins import BackendFacade
@@ -71,6 +72,7 @@ class Cache:
         self._tag = tag
         self._master_index = master_index
         self._emptied = trio.Event()
+        self._keeper: StatisticsKeeper | None = None
 
     def __repr__(self) -> str:
         return f"<Cache {self.tag} ({self.backend.name})>"
@@ -126,6 +128,9 @@ class Cache:
         self._attach(self.master, None)
         self.master.be_available()
         self.domain.caches.insert(0, self)
+        if self.backend.add_statistics is not None:
+            self._keeper = StatisticsKeeper(self, self.backend.add_statistics)
+            self.domain.spawn(self._keeper.run, f"statistics of {self.tag}")
         # Better than the reference: what was uncached for want of a cache is attached now.
         for cookie in list(self.domain.cookies.values()):
             if cookie.enabled and cookie.type != CookieType.INDEX and not cookie.objects:
@@ -148,10 +153,12 @@ class Cache:
                 try:
                     await self.master.call(gauge, type(None), hook)
                 except FscacheError as error:
-                    self.master.hook_failed(error)
+                    self.hook_failed(error)
             for obj in list(self.objects.values()):
                 obj.kill()
             await self._emptied.wait()
+            if self._keeper is not None:
+                await self._keeper.close()
             await self._unbind()
         release_cache_tag(self.domain, self._tag)
 
@@ -197,6 +204,13 @@ class Cache:
             if other is not obj and other.ending and other.name == obj.name:
                 return other
         return None
+
+    def hook_failed(self, error: FscacheError) -> None:
+        """React to what a hook raised that concerns the whole cache."""
+        if isinstance(error, CacheIOError):
+            self.io_error(str(error))
+        else:
+            log.error("cache %s: %s", self.tag, error, exc_info=error.__cause__)
 
     def refused(self, cookie: Cookie, error: FscacheError) -> None:
         """Note that the backend has no object for a cookie."""

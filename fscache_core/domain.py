@@ -31,6 +31,7 @@ class Limits:
     store_size: int = 64 << 20  #: bytes waiting to be stored, all cookies together
     hook_seconds: float = 60.0  #: after this a hook of a backend counts as hung
     drop_seconds: float = 10.0  #: the same for hooks that are shielded from cancellation
+    statistics_seconds: float = 30.0  #: how often counts go to a cache that keeps them
     debug: int = 0  #: 1 function entry, 2 function exit, 4 internal
 
 
@@ -46,6 +47,8 @@ class Domain:
         self.limits = limits
         self.stats = Stats()
         self.histogram = Histogram()
+        self.kept: dict[str, int] = {}  # counts that were brought to a cache that keeps them
+        self.statistics_to: Cache | None = None  # the one that keeps them
         self.nursery = nursery
         self.token = trio.lowlevel.current_trio_token()
         self.object_pool = trio.CapacityLimiter(limits.object_max_active)

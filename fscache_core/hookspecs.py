@@ -44,7 +44,7 @@ from fscache_core.outcome import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterable, Callable, Sequence
+    from collections.abc import AsyncIterable, Callable, Mapping, Sequence
 
     from fscache_core.cache import Cache
     from fscache_core.cookie import Cookie
@@ -632,6 +632,42 @@ class CacheSpec:
 
         Returns:
           In any order; every child once.
+
+        Raises:
+          CacheIOError: the backing store failed.  Core stops this cache.
+
+        Cancellation: no-effect.
+        """
+
+    @_cache_spec
+    async def add_statistics(self, counts: Mapping[str, int]) -> None:
+        """Add counts to those kept in the backing store, for all who use it and over restarts.
+
+        Optional.  Kernel: none (its counters end with the machine).  Without it counts end with the process.
+
+        Called: every few seconds while something is counted, and on withdrawal before `unbind_cache`; never
+            twice at once.
+
+        Args:
+          counts: what came to be since the last call, by counter (fields of ``fscache_core.stats.Stats``);
+            positive.  Counters that the backing store does not know yet begin at 0.
+
+        Raises:
+          CacheIOError: the backing store failed.  Core stops this cache; these counts are lost.
+
+        Cancellation: all-or-nothing.
+        """
+
+    @_cache_spec(firstresult=True)
+    async def statistics(self) -> Mapping[str, int]:
+        """Give the counts kept in the backing store: those of every process that used it.
+
+        Optional, with `add_statistics`.  Kernel: none.
+
+        Called: by ``fscache stats``, at any time.
+
+        Returns:
+          The sums; empty if nothing can be read.
 
         Raises:
           CacheIOError: the backing store failed.  Core stops this cache.

@@ -185,6 +185,7 @@ class CacheObject:
         self.event_mask = NEW_CHILD | OUT_OF_BAND
         self._oob_target: str | None = "ABORT_INIT"
         self._dispatching = False
+        self._in_pool = False
         self._counted_in_parent = False
         self._lookup_called = False
         self._created_at = 0.0
@@ -329,6 +330,11 @@ class CacheObject:
         """The path of (type, key) from the master index, which names what is stored."""
         above = self.parent.name if self.parent is not None else ()
         return (*above, (self.cookie.type, self.cookie.key))
+
+    @property
+    def work(self) -> int:
+        """Whether its machine rests (0), waits for a place in the pool (1) or runs (2)."""
+        return self._dispatching + (self._dispatching and self._in_pool)
 
     @property
     def flags(self) -> int:
@@ -619,6 +625,7 @@ class CacheObject:
         started = trio.current_time()
         try:
             async with self.domain.object_pool:
+                self._in_pool = True
                 while (state := self._next_state()) is not None:
                     self.state = state
                     if state.work is not None:
@@ -626,7 +633,7 @@ class CacheObject:
                         assert following in state.leads_to
                         self._enter("", following)
         finally:
-            self._dispatching = False
+            self._dispatching = self._in_pool = False
             self.domain.histogram.note("obj_runs", trio.current_time() - started)
             self._rested.unpark_all()
             self._put()
@@ -725,6 +732,7 @@ class CacheObject:
         pool = self.domain.object_pool
         seconds = self._lookup_until - trio.current_time() if older is not None else LOOKUP_PAUSE_SECONDS
         pool.release()
+        self._in_pool = False
         with trio.move_on_after(seconds) as self._pause:
             if older is None:
                 await trio.sleep_forever()
@@ -732,6 +740,7 @@ class CacheObject:
                 await older.wait_dead()
         self._pause = None
         await pool.acquire()
+        self._in_pool = True
 
     def _lookup_stuck(self, older: CacheObject | None) -> None:
         seconds, name = self.domain.limits.hook_seconds, self.cache.backend.name

@@ -322,10 +322,17 @@ class BackendFacade:
         self.child_keys: Callable[[CacheObject], Awaitable[list[tuple[int, bytes]]]] | None = get(
             "child_keys"
         )
-        if (self.lock_pages is None) != (self.unlock_pages is None):
-            raise PluginError(
-                f"backend {self.name} must have both lock_pages and unlock_pages or none", plugin=self.name
-            )
+        self.add_statistics: Callable[[Mapping[str, int]], Awaitable[None]] | None = get("add_statistics")
+        self.statistics: Callable[[], Awaitable[Mapping[str, int]]] | None = get("statistics")
+        for one, other in (
+            ("lock_pages", "unlock_pages"),
+            ("lock_object", "unlock_object"),
+            ("add_statistics", "statistics"),
+        ):
+            if (getattr(self, one) is None) != (getattr(self, other) is None):
+                raise PluginError(
+                    f"backend {self.name} must have both {one} and {other} or none", plugin=self.name
+                )
 
 
 async def _nothing(*_args: object) -> None:

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import TYPE_CHECKING, ClassVar
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
 
 @dataclass(slots=True)
@@ -130,11 +130,25 @@ class Stats:
         """Every counter by its field name."""
         return asdict(self)
 
+    def since(self, earlier: Mapping[str, int]) -> dict[str, int]:
+        """What was counted since `as_dict` gave ``earlier``: counters that grew, without gauges."""
+        return {
+            name: value - earlier.get(name, 0)
+            for name, value in self.as_dict().items()
+            if value > earlier.get(name, 0) and not name.startswith(GAUGES)
+        }
+
+    @classmethod
+    def of(cls, counts: Mapping[str, int]) -> Stats:
+        """Statistics of counts by field name; names it does not know are left out."""
+        known = set(counters())
+        return cls(**{name: value for name, value in counts.items() if name in known})
+
     def prometheus(self) -> str:
         """Prometheus text exposition, version 0.0.4."""
         lines = []
         for label, group, keys in ROWS:
-            kind = "gauge" if group == "cacheop" else "counter"
+            kind = "gauge" if group.startswith(GAUGES) else "counter"
             suffix = "" if kind == "gauge" else "_total"
             for key in keys:
                 name = f"fscache_{group}_{key}{suffix}"
@@ -143,6 +157,9 @@ class Stats:
                 lines.append(f"{name} {getattr(self, f'{group}_{key}')}")
         return "\n".join(lines) + "\n"
 
+
+#: Fields of this group count calls now in progress; all others only grow.
+GAUGES = "cacheop"
 
 #: (label, field group, keys): the rows of the text form, in order.
 ROWS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
@@ -210,6 +227,10 @@ class Histogram:
     def note(self, column: str, seconds: float) -> None:
         counts = self.columns.setdefault(column, [0] * self.hz)
         counts[min(int(seconds * self.hz), self.hz - 1)] += 1
+
+    def as_dict(self) -> dict[str, list[int]]:
+        """Every column as the counts of its buckets."""
+        return {name: list(self.columns.get(name, [0] * self.hz)) for name in self.NAMES}
 
     def text(self) -> str:
         """The reference's text form; rows of zeros are left out."""

@@ -12,12 +12,12 @@ import errno
 import logging
 import os
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, TypeVar, TypeVarTuple
 
 import trio
 
-from fscache_cachefiles import options, xattr
+from fscache_cachefiles import options, statistics, xattr
 from fscache_cachefiles.admission import Admission
 from fscache_cachefiles.backing import Backing, Index, Place
 from fscache_cachefiles.bind import Root, open_root
@@ -512,6 +512,21 @@ class CachefilesBackend:
     def _small_lock_start(obj: CachefilesObject) -> int:
         assert obj.place is not None
         return fill_lock_start(obj.place.path)
+
+    # -- statistics ----------------------------------------------------------------------
+
+    @cache_hook
+    async def add_statistics(self, counts: Mapping[str, int]) -> None:
+        await self._in_thread(statistics.add, self._bound_root().directory, counts)
+
+    @cache_hook
+    async def statistics(self) -> Mapping[str, int]:
+        return await self._in_thread(statistics.read, self._bound_root().directory)
+
+    def _bound_root(self) -> Root:
+        if self._root is None:
+            raise CacheIOError(f"the cache in {self.dir} is not bound")
+        return self._root
 
     # -- threads -------------------------------------------------------------------------
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING
 
 from fscache_core.errors import CallerError, NoSpaceError
@@ -32,7 +33,7 @@ from fscache_memory.version import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from fscache_core.cache import Cache
     from fscache_core.cookie import Cookie
@@ -73,6 +74,7 @@ class MemoryBackend:
         self.root = Version(None, (CookieType.INDEX, b""), b"", 0)
         self.root.linked = True
         self._cache: Cache | None = None
+        self._counts: Counter[str] = Counter()
 
     @cache_hook
     async def bind_cache(self, cache: Cache) -> None:
@@ -248,6 +250,16 @@ class MemoryBackend:
     @cache_hook
     async def child_keys(self, obj: MemoryObject) -> Sequence[tuple[int, bytes]]:
         return list(obj.version.children)
+
+    # -- statistics --
+
+    @cache_hook
+    async def add_statistics(self, counts: Mapping[str, int]) -> None:
+        self._counts.update(counts)
+
+    @cache_hook
+    async def statistics(self) -> Mapping[str, int]:
+        return dict(self._counts)
 
     def _fill(self, version: Version, index: int, start: int, data: memoryview) -> None:
         """Store whole pages into one block; there is room for it."""

@@ -1,0 +1,78 @@
+"""Statistics that outlive the process: counts of all who use a cache add up in its backing store.
+
+What is counted belongs to a whole `FsCache`; caches do not have counters of their own.  So each count goes to
+one cache only, the first that was added and keeps statistics; when it is withdrawn the next one goes on.
+
+Task: one per cache that keeps statistics, from `Cache.add` to `Cache.withdraw`, which closes it.  It calls
+``add_statistics`` every ``Limits.statistics_seconds`` with what came to be since, and `close` a last time.  A
+process that dies loses at most that much.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import trio
+
+from fscache_core.errors import FscacheError
+from fscache_core.stats import Stats
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from fscache_core.cache import Cache
+
+
+class StatisticsKeeper:
+    """Brings the counts of a domain to one cache."""
+
+    def __init__(self, cache: Cache, add: Callable[[Mapping[str, int]], Awaitable[None]]) -> None:
+        self._cache = cache
+        self._add = add
+        self._closing = trio.Event()
+        self._closed = trio.Event()
+
+    async def run(self) -> None:
+        """The task."""
+        seconds = self._cache.domain.limits.statistics_seconds
+        while not self._closing.is_set():
+            with trio.move_on_after(seconds):
+                await self._closing.wait()
+            await self._flush()
+        self._closed.set()
+
+    async def close(self) -> None:
+        """Flush and end the task."""
+        self._closing.set()
+        await self._closed.wait()
+
+    async def _flush(self) -> None:
+        cache = self._cache
+        domain = cache.domain
+        if domain.statistics_to not in (None, cache):
+            return
+        domain.statistics_to = None if self._closing.is_set() else cache
+        counts = cache.stats.since(domain.kept)
+        if counts and not cache.broken:
+            domain.kept = cache.stats.as_dict()
+            try:
+                await cache.master.call(None, type(None), self._add, counts)
+            except FscacheError as error:
+                cache.hook_failed(error)
+
+
+async def kept_statistics(cache: Cache) -> Stats | None:
+    """The counts of every process that used a cache, this one's until now included; None if it keeps none."""
+    backend = cache.backend
+    if backend.statistics is None:
+        return None
+    counts: dict[str, int] = {}
+    try:
+        counts.update(await cache.master.call(None, Mapping, backend.statistics))  # type: ignore[type-abstract]
+    except FscacheError as error:
+        cache.hook_failed(error)
+    if cache.domain.statistics_to in (None, cache):
+        for name, count in cache.stats.since(cache.domain.kept).items():
+            counts[name] = counts.get(name, 0) + count
+    return Stats.of(counts)
