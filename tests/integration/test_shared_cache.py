@@ -150,7 +150,7 @@ def test_eight_processes_that_start_together_get_it_right_and_fetch_it_about_onc
 
 
 def test_what_is_on_disk_is_not_the_readers_word_alone(origins: Origins, tmp_path: Path) -> None:
-    """The digest of the tree on the server's own disk is what the manifest says, so the rest means something."""
+    """The manifest tells what is on the server's own disk, so the rest means something."""
     name, digest = next((url, digest) for url, digest in origins.sha256.items() if url.startswith("s3://"))
     key = name.removeprefix("s3://").split("/", 1)[1]
     path = origins.sftp.root / "integration" / key
