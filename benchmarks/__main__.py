@@ -34,6 +34,9 @@ def main() -> int:
     parser.add_argument(
         "--dir", type=Path, default=Path("/var/tmp"), help="on the filesystem to measure (%(default)s)"
     )
+    parser.add_argument(
+        "--results", type=Path, default=Path(__file__).parent / "results", help="where to write the samples"
+    )
     arguments = parser.parse_args()
     unknown = [name for name in arguments.rows if name not in ROWS]
     if unknown:
@@ -49,7 +52,9 @@ def main() -> int:
             entries.append(run(ROWS[name], stage))
             report.say(entries[-1])
     report.print_table(entries)
-    written = report.write_json(entries, quick=quick, n_rounds=stage.n_rounds, filesystem=filesystem)
+    arguments.results.mkdir(parents=True, exist_ok=True)
+    written = arguments.results / time.strftime("%Y%m%dT%H%M%SZ.json", time.gmtime())
+    report.write_json(written, entries, quick=quick, n_rounds=stage.n_rounds, filesystem=filesystem)
     print(f"\nsamples in {os.path.relpath(written)}")
     return 1 if any(entry.failure for entry in entries) else 0
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from benchmarks.row import Figure, Outcome, Row
 
-RESULTS = Path(__file__).parent / "results"
+CHECKOUT = Path(__file__).parent.parent
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,10 +91,8 @@ def print_table(entries: Sequence[Entry]) -> None:
     console.print(table, markup=False)
 
 
-def write_json(entries: Sequence[Entry], *, quick: bool, n_rounds: int, filesystem: str) -> Path:
-    """Write everything that was measured; returns the file.  Names no host and no directory."""
-    RESULTS.mkdir(exist_ok=True)
-    path = RESULTS / time.strftime("%Y%m%dT%H%M%S.json", time.gmtime())
+def write_json(path: Path, entries: Sequence[Entry], *, quick: bool, n_rounds: int, filesystem: str) -> None:
+    """Write everything that was measured.  Names no host and no directory."""
     report = {
         "when": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "commit": commit(),
@@ -111,7 +109,6 @@ def write_json(entries: Sequence[Entry], *, quick: bool, n_rounds: int, filesyst
         "rows": {entry.row.name: row_json(entry) for entry in entries},
     }
     path.write_text(json.dumps(report, indent=1) + "\n")
-    return path
 
 
 def row_json(entry: Entry) -> dict[str, object]:
@@ -141,7 +138,7 @@ def row_json(entry: Entry) -> dict[str, object]:
 
 def commit() -> str | None:
     """What is checked out, if this is a checkout; with a ``+`` if it was changed."""
-    git = ["git", "-C", str(RESULTS.parent.parent)]
+    git = ["git", "-C", str(CHECKOUT)]
     try:
         found = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout
         changed = subprocess.run(

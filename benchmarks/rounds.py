@@ -33,6 +33,7 @@ class Rounds:
     def __init__(self, n_rounds: int) -> None:
         self._n_rounds = n_rounds
         self.samples: dict[str, list[float]] = {}
+        self.processor: dict[str, list[float]] = {}  #: the same in processor time of all our threads
 
     def __iter__(self) -> Iterator[int]:
         gc.collect()  # what went before is not ours
@@ -40,9 +41,10 @@ class Rounds:
 
     @contextmanager
     def timed(self, side: str, n_operations: int = 1) -> Iterator[None]:
-        start = time.perf_counter()
+        processor, start = time.process_time(), time.perf_counter()
         yield
         self.note(side, (time.perf_counter() - start) / n_operations)
+        self.processor.setdefault(side, []).append((time.process_time() - processor) / n_operations)
 
     def note(self, side: str, sample: float) -> None:
         self.samples.setdefault(side, []).append(sample)
@@ -58,18 +60,30 @@ class Rounds:
         name: str = "",
         at_most: float | None = None,
         at_least: float | None = None,
+        faster: bool = False,
     ) -> Figure:
-        """The median of the ratios within each round; with ``at_least``, of speeds instead of times."""
+        """The median of the ratios within each round, of times or, if ``faster``, of speeds."""
         ours, theirs = self.samples[side], self.samples[to]
-        ratios = [a / b if at_least is None else b / a for a, b in zip(ours, theirs, strict=True)]
-        low, middle, high = statistics.quantiles(ratios, n=4, method="inclusive")
-        return Figure(name, middle, at_most, at_least, quartiles=(low, high))
+        ratios = [b / a if faster else a / b for a, b in zip(ours, theirs, strict=True)]
+        return _figure(name, ratios, at_most, at_least)
+
+    def processor_ratio(self, side: str, to: str) -> Figure:
+        """`ratio` of processor times, kernel included: what remains of it on a machine that is not idle."""
+        ratios = [a / b for a, b in zip(self.processor[side], self.processor[to], strict=True)]
+        return _figure("processor time", ratios)
 
     def times(self) -> dict[str, str]:
         return {side: seconds_text(self.median(side)) for side in self.samples}
 
     def speeds(self, n_bytes: int) -> dict[str, str]:
         return {side: f"{n_bytes / self.median(side) / 1e6:.0f} MB/s" for side in self.samples}
+
+
+def _figure(
+    name: str, ratios: list[float], at_most: float | None = None, at_least: float | None = None
+) -> Figure:
+    low, middle, high = statistics.quantiles(ratios, n=4, method="inclusive")
+    return Figure(name, middle, at_most, at_least, quartiles=(low, high))
 
 
 def seconds_text(seconds: float) -> str:

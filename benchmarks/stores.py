@@ -38,9 +38,8 @@ def fill(stage: Stage) -> Outcome:
         path.unlink()
         trio.run(store, rounds, stage.new_path("cache"), content, digests)
     same = the_same("what was read back", digests)
-    return Outcome(
-        [rounds.ratio("fscache", "raw", at_most=1.5)], same, rounds.speeds(len(content)), rounds.samples
-    )
+    figures = [rounds.ratio("fscache", "raw", at_most=1.5), rounds.processor_ratio("fscache", "raw")]
+    return Outcome(figures, same, rounds.speeds(len(content)), rounds.samples)
 
 
 def write_raw(rounds: Rounds, path: Path, content: memoryview) -> None:
