@@ -622,6 +622,35 @@ class CacheSpec:
         """
 
     @_cache_spec(firstresult=True)
+    async def get_check_time(self, obj: CacheObject) -> float:
+        """Tell what `set_check_time` noted for this object.
+
+        Optional.  Kernel: none.  Default: 0.0, so that a ttl holds within one process only.
+
+        Called: for an available object.
+
+        Returns:
+          Seconds since the epoch; 0.0 if nothing is noted, or what is noted cannot be read.
+
+        Cancellation: no-effect.
+        """
+
+    @_cache_spec
+    async def set_check_time(self, obj: CacheObject, check_time: float) -> None:
+        """Note when the origin last said that what is stored is the present version.
+
+        Optional.  Kernel: none.  Not a part of the label: it changes while the version stays.
+
+        Called: for an available object, when nothing waits to be stored.  To lose it costs one question to
+            the origin, so it need not be safe.
+
+        Raises:
+          CacheIOError: the backing store failed.  Core stops this cache.
+
+        Cancellation: all-or-nothing.
+        """
+
+    @_cache_spec(firstresult=True)
     async def child_keys(self, obj: CacheObject) -> list[tuple[int, bytes]]:
         """Tell what is stored below an index, as pairs of cookie type and raw key.
 
@@ -725,7 +754,7 @@ class NetfsSpec:
         Called: when a file is opened or updated.  Must not block.
 
         Returns:
-          At most 501 bytes (the file layer adds nine of its own) holding all that the origin offers:
+          At most 509 bytes (the file layer adds one of its own) holding all that the origin offers:
           ETag, version id, size, mtime with its resolution, inode, change counter.
           `recall_file` must be able to read it.  Longer: hash.
 

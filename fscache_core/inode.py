@@ -9,12 +9,12 @@ A read is answered, page by page, from the first that has it: a fetch under way,
 
 from __future__ import annotations
 
-import struct
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import trio
 
+from fscache_core.coherency import CoherencyMode
 from fscache_core.cookie import MAX_AUX_SIZE, Cookie, CookieDefinition, acquire_cookie
 from fscache_core.errors import CallerError, PluginError, StaleError
 from fscache_core.fetch import Fetch
@@ -30,17 +30,17 @@ if TYPE_CHECKING:
 #: Bytes of fetched pages that could not be stored, kept for the readers who are about to want them.
 KEPT_SIZE = 16 << 20
 
-#: The file layer's own part of a label, in front of the adapter's aux data: strength of the evidence, and
-#: when the origin last said that this is the present version (milliseconds since the epoch).
-_HEADER = struct.Struct("<BQ")
-_STRONG, _WEAK = 1, 2
-MAX_NETFS_AUX_SIZE = MAX_AUX_SIZE - _HEADER.size
+# The file layer's own byte of a label, in front of the adapter's aux data: how strong the evidence was.
+_STRONG = b"\x01"
+_WEAK = b"\x02"
+MAX_NETFS_AUX_SIZE = MAX_AUX_SIZE - 1
 
 
 class Inode:
     """One version of one file."""
 
     __slots__ = (
+        "_check_time_kept",
         "_damaged_seen",
         "_evicted",
         "_kept",
@@ -79,6 +79,7 @@ class Inode:
         self._evicted: trio.Event | None = None
         self._kept: list[Fetch] = []
         self._damaged_seen = 0
+        self._check_time_kept = 0.0
         self._n_ended = 0  # fetches that are over
         self.cookie: Cookie = acquire_cookie(volume.domain, volume.cookie, volume.definition, self)
 
@@ -125,13 +126,10 @@ class Inode:
                 f"{MAX_NETFS_AUX_SIZE} are allowed",
                 plugin=self.netfs.name,
             )
-        return _HEADER.pack(_WEAK if self.weak else _STRONG, int(self.checked_at * 1000)) + aux
+        return (_WEAK if self.weak else _STRONG) + aux
 
     def check_aux(self, aux: bytes, object_size: int) -> AuxOutcome:
-        if len(aux) < _HEADER.size:
-            return AuxOutcome.OBSOLETE
-        strength, checked_ms = _HEADER.unpack_from(aux)
-        aux = aux[_HEADER.size :]
+        strength, aux = aux[:1], aux[1:]
         if self.attributes is None:
             try:
                 recalled = self.netfs.recall_file(self.volume.data, self.path, aux, object_size)
@@ -143,26 +141,20 @@ class Inode:
                 # It has aged since, but what was cached was fetched when it proved nothing.
                 attributes = replace(attributes, strength=Strength.WEAK)
             self.attributes = attributes
-            self.checked_at = checked_ms / 1000
             return AuxOutcome.OKAY
         if self.weak or strength != _STRONG:
             return AuxOutcome.OBSOLETE  # equal evidence would prove nothing
         return self.netfs.check_aux(self.netfs_data, aux, object_size)
 
-    def checked(self, checked_at: float, *, keep: bool) -> None:
-        """Note that the origin said, at ``checked_at``, that this is the present version.
-
-        Args:
-          keep: write it into the label too, for other processes.
-        """
-        self.checked_at = checked_at
-        if keep and self.cookie.object is not None:
-            self.cookie.update()
-
     async def wait_adopted(self) -> bool:
         """Wait until it is known whether some version is cached; False if none is."""
         await self.cookie.wait_lookup()
-        return self.attributes is not None and self.cookie.object is not None
+        obj = self.cookie.object
+        if self.attributes is None or obj is None:
+            return False
+        if self.volume.coherency.mode is CoherencyMode.TTL:
+            self.checked_at = self._check_time_kept = await obj.get_check_time()
+        return True
 
     # -- reading -------------------------------------------------------------------------
 
@@ -338,6 +330,19 @@ class Inode:
         for fetch in self.fetches:
             if not fetch.n_waiting and not fetch.done:
                 fetch.give_up()
+
+    async def keep_check_time(self) -> None:
+        """Have the cache remember when this version was last confirmed, if a ttl makes that worth knowing."""
+        obj = self.cookie.object
+        if (
+            self.volume.coherency.mode is CoherencyMode.TTL
+            and self.checked_at > self._check_time_kept
+            and not self.stale
+            and obj is not None
+            and obj.active
+        ):
+            self._check_time_kept = self.checked_at
+            await obj.set_check_time(self.checked_at)
 
     async def wait_stored(self) -> None:
         """Wait until everything fetched is stored."""

@@ -575,6 +575,20 @@ class CacheObject:
             self.hook_failed(error)
             return False
 
+    async def get_check_time(self) -> float:
+        """When the origin last confirmed what is stored; 0.0 if that is not known."""
+        try:
+            return await self.call("luo", float, self.cache.backend.get_check_time, self)
+        except FscacheError as error:
+            self.hook_failed(error)
+            return 0.0
+
+    async def set_check_time(self, check_time: float) -> None:
+        try:
+            await self.call("upo", type(None), self.cache.backend.set_check_time, self, check_time)
+        except FscacheError as error:
+            self.hook_failed(error)
+
     async def resident_pages(self) -> PageRuns | None:
         """Which pages are stored; None if the backend cannot tell."""
         hook = self.cache.backend.resident_pages

@@ -319,6 +319,8 @@ class BackendFacade:
         self.resident_pages: Callable[[CacheObject], Awaitable[list[tuple[int, int]]]] | None = get(
             "resident_pages"
         )
+        self.get_check_time: Callable[[CacheObject], Awaitable[float]] = get("get_check_time", _no_time)
+        self.set_check_time: Callable[[CacheObject, float], Awaitable[None]] = get("set_check_time", _nothing)
         self.child_keys: Callable[[CacheObject], Awaitable[list[tuple[int, bytes]]]] | None = get(
             "child_keys"
         )
@@ -341,6 +343,10 @@ async def _nothing(*_args: object) -> None:
 
 async def _refused(*_args: object) -> ReserveOutcome:
     return ReserveOutcome.REFUSED
+
+
+async def _no_time(_obj: object) -> float:
+    return 0.0
 
 
 async def _not_pinned(_obj: object) -> bool:

@@ -324,6 +324,7 @@ class Volume:
                 fetch.give_up()
             if store:
                 await inode.wait_stored()
+                await inode.keep_check_time()
             await inode.evict()
         await self.cookie.relinquish()
         with trio.move_on_after(self.domain.limits.drop_seconds) as scope:
@@ -366,7 +367,7 @@ class Volume:
         current = self._inodes.newest(path)
         if current is not None:
             if current.is_version(netfs_data, attributes):
-                current.checked(checked_at, keep=self.coherency.mode is CoherencyMode.TTL)
+                current.checked_at = checked_at
                 return self._opened(current)
             current.become_stale()
         inode = Inode(self, path, netfs_data, adopt=False, checked_at=checked_at)
@@ -407,6 +408,7 @@ class Volume:
     def _evict(self, inode: Inode) -> None:
         async def evict() -> None:
             await inode.wait_stored()
+            await inode.keep_check_time()
             await inode.evict()
             self._inodes.evicted(inode)
 

@@ -248,6 +248,14 @@ class MemoryBackend:
         return list(obj.version.runs(0, page_count(obj.version.object_size)))
 
     @cache_hook
+    async def get_check_time(self, obj: MemoryObject) -> float:
+        return obj.version.check_time
+
+    @cache_hook
+    async def set_check_time(self, obj: MemoryObject, check_time: float) -> None:
+        obj.version.check_time = check_time
+
+    @cache_hook
     async def child_keys(self, obj: MemoryObject) -> Sequence[tuple[int, bytes]]:
         return list(obj.version.children)
 

@@ -60,6 +60,7 @@ class Version:
         "aux",
         "blocks",
         "charge",
+        "check_time",
         "children",
         "floor",
         "held",
@@ -81,6 +82,7 @@ class Version:
         self.blocks: dict[int, Block] = {}
         self.users: set[MemoryObject] = set()
         self.linked = False  #: a lookup finds it
+        self.check_time = 0.0  #: see ``set_check_time``
         self.pinned = False
         self.reserved = 0  #: bytes of data that there is a promise of room for
         self.held = VERSION_OVERHEAD  #: bytes taken
