@@ -82,6 +82,9 @@ class Session:
     volume: Cookie
     open_files: list[Cookie] = field(default_factory=list)
 
+    def make_volume(self, name: str = "volume") -> Cookie:
+        return acquire_cookie(self.domain, self.netfs.primary_index, VOLUME, name)
+
     async def open(self, file: Netfile) -> Cookie:
         """Acquire the cookie of a file and wait for its lookup."""
         definition = CookieDefinition(
@@ -213,9 +216,8 @@ async def bound(
         cache = Cache(domain, BackendFacade(backend), lookup_cache_tag(domain, "CacheFiles"), master)
         await cache.add()
         netfs = register_netfs(domain, master, "testfs", 1)
-        session = Session(
-            domain, backend, cache, netfs, acquire_cookie(domain, netfs.primary_index, VOLUME, volume)
-        )
+        volume_cookie = acquire_cookie(domain, netfs.primary_index, VOLUME, volume)
+        session = Session(domain, backend, cache, netfs, volume_cookie)
         try:
             yield session
             for cookie in list(session.open_files):

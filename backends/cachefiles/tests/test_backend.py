@@ -1,9 +1,16 @@
+import os
 from pathlib import Path
 
 import pytest
 from cachefiles_session import Netfile, bound  # type: ignore[import-not-found]
 
 from fscache_core.folio import PAGE_SIZE
+
+
+def objects_in(cache: Path) -> list[Path]:
+    """The data objects with printable keys."""
+    return [path for path in cache.rglob("D*") if path.parent.name.startswith("@")]
+
 
 SIZES = [0, 1, 4095, 4096, 4097, 65535, 65536, 65537, 131072, 1_000_001, 5 << 20]
 
@@ -60,3 +67,31 @@ async def test_an_empty_file_is_an_object_of_its_own(tmp_path: Path) -> None:
         before = session.domain.stats.lookups_pos
         await session.open(Netfile("empty", 0))
         assert session.domain.stats.lookups_pos == before + 3  # netfs, volume, file
+
+
+@pytest.mark.parametrize("size", [0, 5000, 300_000])
+async def test_when_the_last_file_of_a_volume_is_retired_its_directories_go_away(
+    tmp_path: Path, size: int
+) -> None:
+    async with bound(tmp_path) as session:
+        cookies = [await session.open(Netfile(f"file{number}", size)) for number in range(3)]
+        for cookie in cookies:
+            await session.read(cookie)
+        for cookie in cookies[:2]:
+            await session.close(cookie, retire=True)
+    assert [path.name for path in objects_in(tmp_path)] == ["D05file2"]
+    async with bound(tmp_path) as session:
+        await session.close(await session.open(Netfile("file2", size)), retire=True)
+    assert os.listdir(tmp_path / "cache") == []
+
+
+async def test_a_retired_index_takes_everything_below_with_it(tmp_path: Path) -> None:
+    async with bound(tmp_path) as session:
+        for size in (0, 5000, 300_000):
+            cookie = await session.open(Netfile(f"file{size}", size))
+            await session.read(cookie)
+            await session.close(cookie)
+        await session.volume.relinquish(retire=True)
+        session.volume = session.make_volume()
+        assert await session.read_cached(await session.open(Netfile("file5000", 5000))) == {}
+    assert objects_in(tmp_path) == []

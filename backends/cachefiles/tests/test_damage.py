@@ -256,3 +256,18 @@ async def test_a_cache_whose_directories_are_gone_serves_nothing_and_says_so(tmp
     async with bound(cache) as session:
         file = Netfile("file", LARGE)
         assert await session.read(await session.open(file)) == file.content
+
+
+async def test_damage_is_counted_once_each_time_it_is_done(tmp_path: Path) -> None:
+    cache = tmp_path / "cache"
+    await _fill(cache, LARGE)
+    file = Netfile("file", LARGE)
+    async with bound(cache, verify="always") as session:
+        cookie = await session.open(file)
+        for turn in range(1, 4):
+            FILE_DAMAGE["first byte flipped"](damageable(cache)[0])
+            await session.read_cached(cookie)
+            await session.read_cached(cookie)
+            assert cookie.n_damaged == 16 * turn
+            assert await session.read(cookie) == file.content
+            assert session.read_resident(cookie, 0, LARGE) == file.content

@@ -21,6 +21,7 @@ from fscache_cachefiles import options, statistics, xattr
 from fscache_cachefiles.admission import Admission
 from fscache_cachefiles.backing import Backing, Index, Place
 from fscache_cachefiles.bind import Root, open_root
+from fscache_cachefiles.blockmap import PAGES_PER_BLOCK
 from fscache_cachefiles.graveyard import Graveyard
 from fscache_cachefiles.ledger import Ledger, Weight, fill_lock_start
 from fscache_cachefiles.lock import try_lock_range, unlock_range
@@ -59,6 +60,8 @@ if TYPE_CHECKING:
     from fscache_core.operation import Operation, Retrieval, Storage
 
 log = logging.getLogger(__name__)
+
+preadv = os.preadv  # looked up once: the hot path is a few hundred nanoseconds
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
@@ -365,8 +368,10 @@ class CachefilesBackend:
             index.close()  # nothing is below it any more
             if obj.retired:
                 await self._in_thread(work.bury, place, inode)
-            else:
-                await self._in_thread(work.namei.remove_empty_index, place, inode)
+                await self._in_thread(work.namei.prune, place)
+                place.index.emptied = True
+            elif index.emptied and await self._in_thread(work.namei.remove_empty_index, place, inode):
+                place.index.emptied = True
 
     # -- promises ------------------------------------------------------------------------
 
@@ -383,6 +388,10 @@ class CachefilesBackend:
         await self._in_thread(self._bound().pin, _own(obj), False)
 
     @cache_hook
+    async def is_pinned(self, obj: "CacheObject") -> bool:
+        return _own(obj).pinned
+
+    @cache_hook
     async def reserve_space(self, obj: "CacheObject", reserved_size: int) -> ReserveOutcome:
         granted = await self._in_thread(self._bound().reserve, _own(obj), reserved_size)
         return ReserveOutcome.GRANTED if granted else ReserveOutcome.REFUSED
@@ -396,7 +405,7 @@ class CachefilesBackend:
             return NOT_RESIDENT
         if backing.whole:
             try:
-                count = os.preadv(backing.data, (buffer,), offset, backing.read_flags)
+                count = preadv(backing.data, (buffer,), offset, backing.read_flags)
             except OSError:
                 return NOT_RESIDENT
             return count if count == len(buffer) else NOT_RESIDENT
@@ -417,9 +426,11 @@ class CachefilesBackend:
                     for first, n_pages in runs:
                         op.end_io(first, n_pages)
                         missing -= n_pages
-                    if damaged:
-                        self.verification_failures += len(set(damaged) - obj.damaged)
-                        self._bound().note_damage(obj, damaged)
+                    for block in set(damaged) - obj.damaged:
+                        self.verification_failures += 1
+                        low, high = block * PAGES_PER_BLOCK, (block + 1) * PAGES_PER_BLOCK
+                        obj.verification_failed(min(high, part.end) - max(low, part.first))
+                    self._bound().note_damage(obj, damaged)
         return ReadOutcome.HIT if not missing else self._room(missing)
 
     @cache_hook
@@ -440,11 +451,18 @@ class CachefilesBackend:
         return await self._in_thread(self._bound().store, _own(op.object), folio.first, folio.buffer)
 
     @cache_hook
-    async def resident_pages(self, obj: "CacheObject") -> Sequence[tuple[int, int]]:
+    async def resident_pages(self, obj: "CacheObject") -> list[tuple[int, int]]:
         backing = _own(obj).backing
         if backing is None:
             return []
         return await self._in_thread(backing.resident_runs)
+
+    @cache_hook
+    async def child_keys(self, obj: "CacheObject") -> list[tuple[int, bytes]]:
+        index = self._master if obj.parent is None else _own(obj).index
+        if index is None:
+            return []
+        return await self._in_thread(self._bound().namei.children_of, index)
 
     # -- fill locks ----------------------------------------------------------------------
 

@@ -84,12 +84,13 @@ class Place:
 class Index:
     """The backing of an index object: its directory, held in use until the last reference is gone."""
 
-    __slots__ = ("descriptor", "inode", "path")
+    __slots__ = ("descriptor", "emptied", "inode", "path")
 
     def __init__(self, path: str, descriptor: int) -> None:
         self.path = path  #: relative to ``cache/``; empty for the master index
         self.descriptor = descriptor
         self.inode = os.fstat(descriptor).st_ino
+        self.emptied = False  #: what was below it was deleted; it may go too if that was all
 
     def close(self) -> None:
         descriptor, self.descriptor = self.descriptor, -1

@@ -26,8 +26,10 @@ from fscache_cachefiles.backing import Backing, Index, Place, Verify
 from fscache_cachefiles.bind import DIRECTORY_MODE, FILE_MODE, OPEN_DIRECTORY, Root
 from fscache_cachefiles.blockmap import BLOCK_SIZE, ENTRY_SIZE, block_count, seal_check, seed_of
 from fscache_cachefiles.graveyard import Graveyard, is_linked
+from fscache_cachefiles.key import ObjectKind, uncook_key
 from fscache_cachefiles.ledger import HASH_DIRECTORY, INDEX_DIRECTORY, weigh_large, weigh_small
 from fscache_cachefiles.lock import try_own, try_share
+from fscache_cachefiles.scan import walk_containers
 from fscache_cachefiles.xattr import NO_PIN, BadAttributeError, Label, Pin, Seal
 from fscache_core.errors import WorldError
 from fscache_core.folio import page_count
@@ -226,6 +228,23 @@ class Namei:
             if time.monotonic() > deadline:
                 raise BusyError
             time.sleep(_PAUSE_SECONDS)
+
+    def children_of(self, index: Index) -> list[tuple[int, bytes]]:
+        """Cookie type and key of every object below an index."""
+        found: list[tuple[int, bytes]] = []
+        for entry in walk_containers(index.descriptor):
+            try:
+                key, kind = uncook_key(entry.path)
+            except ValueError:
+                continue  # a stray
+            cookie_type = kind.value
+            if kind is ObjectKind.SPECIAL:  # which of them, only the label tells
+                opened = self.open_object(Place(index, entry.path))
+                if not isinstance(opened, Opened):
+                    continue
+                cookie_type = opened.label.cookie_type
+            found.append((cookie_type, key))
+        return found
 
     def has_name(self, place: Place, inode: int) -> bool:
         """Whether this object can still be found under its name."""
@@ -455,12 +474,11 @@ class Namei:
 
     # -- removing ------------------------------------------------------------------------
 
-    def bury(self, place: Place, inode: int, *, prune: bool = False) -> str | None:
+    def bury(self, place: Place, inode: int) -> str | None:
         """Take an object away from its name, also while others use it.
 
         Args:
           inode: which one; if something else has the name by now, that stays.
-          prune: remove the containers too if they are empty then.
 
         Returns:
           The name of its grave, if it has one: reap it when it is not in use any more.
@@ -485,8 +503,6 @@ class Namei:
             pass
         finally:
             os.close(container)
-        if prune:
-            self.prune(place)
         return grave
 
     def cull(self, place: Place) -> None:
@@ -510,13 +526,14 @@ class Namei:
                 if (xattr.read_pin(descriptor) or NO_PIN).pinned:
                     raise OSError(errno.EBUSY, f"{place.path} is pinned")
                 xattr.remove_label(descriptor)
-                grave = self.bury(place, status.st_ino, prune=True)
+                grave = self.bury(place, status.st_ino)
             finally:
                 os.close(descriptor)
         except FileNotFoundError as error:
             raise OSError(errno.ESTALE, f"{place.path} is not there any more") from error
         finally:
             os.close(container)
+        self.prune(place)
         if grave is not None:
             self._graveyard.reap_grave(grave)
 

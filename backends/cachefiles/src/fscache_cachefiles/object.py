@@ -149,13 +149,13 @@ class Work:
             obj.superseded = obj.backing is None
         return False
 
-    def bury(self, place: Place, inode: int, *, prune: bool = False) -> None:
+    def bury(self, place: Place, inode: int) -> None:
         """Bury an object and, if nobody uses it, delete it."""
-        grave = self.namei.bury(place, inode, prune=prune)
+        grave = self.namei.bury(place, inode)
         if grave is not None:
             self.graveyard.reap_grave(grave)
 
-    def relinquish_backing(self, obj: CachefilesObject, *, retire: bool, prune: bool = False) -> None:
+    def relinquish_backing(self, obj: CachefilesObject, *, retire: bool) -> None:
         """Let go of the backing; with ``retire`` nobody finds it any more."""
         backing, obj.backing = obj.backing, None
         if backing is None:
@@ -171,7 +171,7 @@ class Work:
                 del backing
                 self.graveyard.reap()  # buried by somebody else, and we may have been its last user
             return
-        grave = self.namei.bury(place, inode, prune=prune)
+        grave = self.namei.bury(place, inode)
         del backing  # gives the in-use lock back, unless a reader is in it just now
         if grave is not None:
             self.graveyard.reap_grave(grave)
@@ -184,7 +184,10 @@ class Work:
             if isinstance(found, Opened) and found.label == obj.label:
                 obj.backing = found.backing
             del found
-        self.relinquish_backing(obj, retire=obj.retired, prune=True)
+        self.relinquish_backing(obj, retire=obj.retired)
+        if obj.retired:
+            self.namei.prune(place)
+            place.index.emptied = True  # perhaps; who lets go of it looks
 
     # -- storing -------------------------------------------------------------------------
 
@@ -204,6 +207,9 @@ class Work:
                     return WriteOutcome.NO_BUFFERS
                 try:
                     if self._store(obj, backing, first, content):
+                        last = first + page_count(len(content)) - 1
+                        blocks = range(first // PAGES_PER_BLOCK, last // PAGES_PER_BLOCK + 1)
+                        obj.damaged.difference_update(blocks)  # damage done from now on is new
                         return WriteOutcome.STORED
                 except ContentChangedError:
                     # Others may be reading this version, and pages that are valid never change.  So

@@ -53,10 +53,13 @@ def names_in(directory: int) -> list[str]:
         os.close(descriptor)
 
 
-def walk(directory: int, prefix: str = "") -> Iterator[Found]:
+def walk(directory: int, prefix: str = "", *, descend: str = "@+IJ") -> Iterator[Found]:
     """Every entry below ``directory``, parents first; data objects are not descended into.
 
     Entries that vanish meanwhile are skipped.
+
+    Args:
+      descend: first letters of the directories whose entries are wanted too.
     """
     for name in sorted(names_in(directory)):
         try:
@@ -65,15 +68,20 @@ def walk(directory: int, prefix: str = "") -> Iterator[Found]:
             continue
         found = Found(prefix + name, name, directory, status)
         yield found
-        if found.is_directory and name[:1] in "@+IJ":
+        if found.is_directory and name[:1] in descend:
             try:
                 below = os.open(name, OPEN_DIRECTORY, dir_fd=directory)
             except OSError:
                 continue
             try:
-                yield from walk(below, f"{found.path}/")
+                yield from walk(below, f"{found.path}/", descend=descend)
             finally:
                 os.close(below)
+
+
+def walk_containers(index: int) -> Iterator[Found]:
+    """The objects of one index: what is in its ``@`` and ``+`` directories."""
+    return (found for found in walk(index, descend="@+") if found.name[:1] not in "@+")
 
 
 def weigh_all(cache: int, graveyard: int) -> Weight:
