@@ -208,8 +208,8 @@ class _Hooks:
             manager.register(plugin, name)
             manager.check_pending()
         except pluggy.PluginValidationError as error:
-            first = str(error).split("\n", 1)[0]
-            raise PluginError(f"{kind} {name} does not fit the contract: {first}", plugin=name) from error
+            text = ": ".join(line for line in str(error).splitlines() if not line.startswith("hookimpl"))
+            raise PluginError(f"{kind} {name} does not fit the contract: {text}", plugin=name) from error
         self.kind, self.name = kind, name
         self._manager = manager
         self._wrappers = wrappers
