@@ -41,6 +41,8 @@ def block_size(size: int, block: int) -> int:
 
 def whole_mask(size: int, block: int) -> int:
     """The mask of all pages that block ``block`` of an object of ``size`` bytes has."""
+    if (block + 1) << BLOCK_SHIFT <= size:
+        return FULL_MASK
     return (1 << page_count(block_size(size, block))) - 1
 
 
