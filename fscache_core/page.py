@@ -419,18 +419,25 @@ async def maybe_release_page(cookie: Cookie, page_index: int, *, may_wait: bool 
     stats = cookie.domain.stats
     if page_index not in cookie.marks:
         return True
-    if not cookie.writing(page_index, 1):
-        stats.vmscan_nos += 1
-        await uncache_page(cookie, page_index)
-        return True
-    if may_wait and cookie.storing is not None and _holds(cookie.storing, page_index):
+    if cookie.storing is not None and _holds(cookie.storing, page_index):
+        if not may_wait:
+            stats.vmscan_bsy += 1
+            return False
         stats.vmscan_wt += 1
         with trio.move_on_after(1):
             await cookie.wait_on_page_write(page_index)
+        if page_index not in cookie.marks:
+            stats.vmscan_gon += 1
+            return True
         return await maybe_release_page(cookie, page_index)
-    if cookie.storing is not None and _holds(cookie.storing, page_index):
-        stats.vmscan_bsy += 1
-        return False
+    if not _cancel_store(cookie, page_index):
+        stats.vmscan_nos += 1
+    await uncache_page(cookie, page_index)
+    return True
+
+
+def _cancel_store(cookie: Cookie, page_index: int) -> bool:
+    """Take a page out of what waits to be stored; False if it is not there."""
     for at, folio in enumerate(cookie.stores):
         if _holds(folio, page_index):
             # Stores are runs here: take this page out of its run and leave the rest of it queued.
@@ -440,15 +447,11 @@ async def maybe_release_page(cookie: Cookie, page_index: int, *, may_wait: bool 
             for piece in (after, before):
                 if piece.buffer:
                     cookie.stores.insert(at, piece)
-            dropped = len(folio.buffer) - len(before.buffer) - len(after.buffer)
-            cookie.stores_changed(-dropped)
-            stats.vmscan_can += 1
-            stats.store_rxd += 1
-            await uncache_page(cookie, page_index)
+            cookie.stores_changed(len(before.buffer) + len(after.buffer) - len(folio.buffer))
+            cookie.domain.stats.vmscan_can += 1
+            cookie.domain.stats.store_rxd += 1
             return True
-    stats.vmscan_gon += 1
-    await uncache_page(cookie, page_index)
-    return True
+    return False
 
 
 def _holds(folio: Folio, page_index: int) -> bool:
