@@ -21,7 +21,6 @@ import trio
 
 from fscache_core.errors import CallerError, FscacheError
 from fscache_core.exit_status import ExitStatus, cause, exit_status
-from fscache_core.fscache import open_fscache
 from fscache_core.hookspecs import FileAttributes, FileKind
 from fscache_core.progress import meter
 from fscache_core.session import Failures, LogLines, Session, printable, say, session_options
@@ -194,8 +193,11 @@ async def stats(as_json: bool, prometheus: bool, session: Session) -> None:
 
     Counters are kept per process and start at zero: those of other processes are not shown.
     """
-    async with open_fscache(offline=True) as fscache:
-        facts = [cache_json(cache, await session.add_cache(fscache, cache)) for cache in session.caches]
+    async with session.open(needs_cache=True) as fscache:
+        facts = [
+            cache_json(settings, cache)
+            for settings, cache in zip(session.caches, fscache.caches, strict=True)
+        ]
         if as_json:
             write_json({"caches": facts, "counters": fscache.stats.as_dict()})
         elif prometheus:

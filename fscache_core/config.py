@@ -27,7 +27,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -138,6 +138,21 @@ def parse_netfs(text: str) -> tuple[str, dict[str, object]]:
       CallerError: as `parse_cache`.
     """
     return _plugin(text)
+
+
+def merge_netfs(given: Iterable[tuple[str, Mapping[str, object]]]) -> dict[str, dict[str, object]]:
+    """The options of each adapter, of everything that was given for it.
+
+    Raises:
+      CallerError: one option is given twice.
+    """
+    merged: dict[str, dict[str, object]] = {}
+    for name, options in given:
+        of_name = merged.setdefault(name, {})
+        if twice := sorted(of_name.keys() & options.keys()):
+            raise CallerError(f"netfs {name}: option {twice[0]} is given twice")
+        of_name.update(options)
+    return merged
 
 
 def _plugin(text: str) -> tuple[str, dict[str, object]]:

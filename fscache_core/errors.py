@@ -58,17 +58,41 @@ class PluginError(FscacheError):
         self.plugin = plugin
 
     def __reduce__(self) -> tuple[object, ...]:
-        return (_rebuild_plugin, (self.message, self.plugin, self.errno))
+        return (_rebuild_plugin, (type(self), self.message, self.plugin, self.errno))
 
 
-def _rebuild_plugin(message: str, plugin: str, errno: int) -> PluginError:
-    return PluginError(message, plugin=plugin, errno=errno)
+def _rebuild_plugin(kind: type[PluginError], message: str, plugin: str, errno: int) -> PluginError:
+    return kind(message, plugin=plugin, errno=errno)
+
+
+class UnfitPluginError(PluginError):
+    """Core refuses a plugin as it is: a hook that is unknown, missing, or takes other arguments."""
 
 
 class InstallationError(FscacheError):
     """Something that is installed, or should be, cannot be used."""
 
     default_errno = _errno.ENOPKG if hasattr(_errno, "ENOPKG") else _errno.ENOENT
+
+
+class UnknownPluginError(InstallationError):
+    """No plugin has that name."""
+
+
+class NoNetfsError(UnknownPluginError):
+    """No netfs adapter is for the scheme of a URL."""
+
+
+class AmbiguousPluginError(InstallationError):
+    """Several distributions offer a plugin of that name."""
+
+
+class BrokenPluginError(InstallationError):
+    """A plugin cannot be imported."""
+
+
+class ApiVersionError(InstallationError):
+    """A plugin was built for another version of the contract."""
 
 
 # -- the cache side of the world ---------------------------------------------------------

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from fscache_core import errors, plugins
+from fscache_core import errors
 from fscache_core.transfer import OutputError
 
 if TYPE_CHECKING:
@@ -49,26 +49,6 @@ class ExitStatus(enum.IntEnum):
     BROKEN_PIPE = 141  #: nobody reads standard output any more
 
 
-class PluginFault(errors.InstallationError):
-    """An `InstallationError` of which it is known what is wrong."""
-
-    def __init__(self, message: str, status: ExitStatus) -> None:
-        super().__init__(message)
-        self.status = status
-
-
-def plugin_fault(group: str, name: str, error: errors.InstallationError) -> PluginFault:
-    """Say what is wrong with the plugin ``name``, from what is installed."""
-    found = [plugin for plugin in plugins.installed(group) if plugin.name == name]
-    if not found:
-        status = ExitStatus.UNKNOWN_PLUGIN
-    elif len(found) > 1:
-        status = ExitStatus.AMBIGUOUS_PLUGIN
-    else:
-        status = ExitStatus.UNFIT_PLUGIN if error.__cause__ is None else ExitStatus.BROKEN_PLUGIN
-    return PluginFault(str(error), status)
-
-
 #: First match counts, so a class comes before its bases.
 _BY_CLASS: tuple[tuple[type[BaseException], ExitStatus], ...] = (
     (KeyboardInterrupt, ExitStatus.INTERRUPTED),
@@ -84,6 +64,10 @@ _BY_CLASS: tuple[tuple[type[BaseException], ExitStatus], ...] = (
     (errors.CacheUnusableError, ExitStatus.CACHE_UNUSABLE),
     (errors.WorldError, ExitStatus.CACHE_FAILED),
     (errors.PluginError, ExitStatus.UNFIT_PLUGIN),
+    (errors.NoNetfsError, ExitStatus.NO_NETFS),
+    (errors.UnknownPluginError, ExitStatus.UNKNOWN_PLUGIN),
+    (errors.AmbiguousPluginError, ExitStatus.AMBIGUOUS_PLUGIN),
+    (errors.BrokenPluginError, ExitStatus.BROKEN_PLUGIN),
     (errors.InstallationError, ExitStatus.UNFIT_PLUGIN),
     (errors.UnsupportedError, ExitStatus.UNSUPPORTED),
     (errors.CallerError, ExitStatus.USAGE),
@@ -113,8 +97,6 @@ def _rank(status: ExitStatus) -> int:
 
 def exit_status(error: BaseException) -> ExitStatus:
     """The status for one error (not a group)."""
-    if isinstance(error, PluginFault):
-        return error.status
     for kind, status in _BY_CLASS:
         if isinstance(error, kind):
             if status is ExitStatus.CACHE_UNUSABLE and _errno(error) == errno.EOPNOTSUPP:

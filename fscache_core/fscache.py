@@ -13,7 +13,7 @@ from fscache_core.cache import Cache, lookup_cache_tag, make_master_index, relea
 from fscache_core.coherency import Coherency
 from fscache_core.cookie import Cookie, CookieDefinition, acquire_cookie
 from fscache_core.domain import Domain, Limits
-from fscache_core.errors import CallerError, InstallationError
+from fscache_core.errors import CallerError, NoNetfsError, UnknownPluginError
 from fscache_core.netfs import Netfs, register_netfs, unregister_netfs
 from fscache_core.plugins import BackendFacade, NetfsFacade
 from fscache_core.readahead import Readahead
@@ -157,14 +157,10 @@ class FsCache:
         if scheme not in self._netfses:
             try:
                 self.add_netfs(scheme)
-            except InstallationError as error:
+            except UnknownPluginError as error:
                 names = sorted({plugin.name for plugin in plugins.installed(plugins.NETFS_GROUP)})
-                if scheme in names:
-                    raise
                 have = ", ".join(f"{name}://" for name in names) or "none"
-                raise InstallationError(
-                    f"no netfs for {scheme}:// URLs is installed; there is: {have}"
-                ) from error
+                raise NoNetfsError(f"no netfs for {scheme}:// URLs is installed; there is: {have}") from error
         return self._netfses[scheme]
 
     def set_coherency(self, url: str, coherency: Coherency) -> None:

@@ -15,7 +15,18 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 import pluggy
 
-from fscache_core.errors import CallerError, FscacheError, InstallationError, PluginError, UnsupportedError
+from fscache_core.errors import (
+    AmbiguousPluginError,
+    ApiVersionError,
+    BrokenPluginError,
+    CallerError,
+    FscacheError,
+    InstallationError,
+    PluginError,
+    UnfitPluginError,
+    UnknownPluginError,
+    UnsupportedError,
+)
 from fscache_core.hookspecs import (
     API_VERSION,
     CacheSpec,
@@ -120,8 +131,9 @@ def load(group: str, name: str) -> Callable[..., object]:
     """Import the plugin that a user calls ``name``.
 
     Raises:
-      InstallationError: none, several, one that cannot be imported, or one built for another API; names the
-        distribution, and for an unknown name lists what is installed.
+      UnknownPluginError: none; lists what is installed.
+      AmbiguousPluginError, BrokenPluginError, ApiVersionError, InstallationError: several, or one that cannot
+        be imported, was built for another API or cannot be called; names the distributions.
     """
     from stevedore.driver import DriverManager
     from stevedore.exception import MultipleMatches, NoMatches
@@ -129,8 +141,15 @@ def load(group: str, name: str) -> Callable[..., object]:
 
     kind = _KINDS[group]
 
+    def ambiguous() -> AmbiguousPluginError:
+        return AmbiguousPluginError(
+            f"{kind} {name!r} is installed more than once: {_distributions(group, name)}; remove all but one"
+        )
+
     def failed(_manager: object, point: EntryPoint, error: BaseException) -> None:
-        raise InstallationError(
+        if sum(plugin.name == name for plugin in installed(group)) > 1:
+            raise ambiguous() from error  # which stevedore would see only once both were imported
+        raise BrokenPluginError(
             f"{kind} {point.name} ({_distributions(group, point.name)}) cannot be imported: "
             f"{type(error).__name__}: {error}"
         ) from error
@@ -144,13 +163,9 @@ def load(group: str, name: str) -> Callable[..., object]:
             conflict_resolver=error_on_conflict,
         )
     except NoMatches:
-        names = sorted({plugin.name for plugin in installed(group)})
-        have = ", ".join(names) if names else "none"
-        raise InstallationError(f"no {kind} is called {name!r}; installed: {have}") from None
+        raise unknown_plugin(group, name) from None
     except MultipleMatches:
-        raise InstallationError(
-            f"{kind} {name!r} is installed more than once: {_distributions(group, name)}; remove all but one"
-        ) from None
+        raise ambiguous() from None
     plugin = manager.driver
     _check_api_version(kind, name, plugin, _distributions(group, name))
     if not callable(plugin):
@@ -159,12 +174,20 @@ def load(group: str, name: str) -> Callable[..., object]:
     return made
 
 
+def unknown_plugin(group: str, name: str) -> UnknownPluginError:
+    """The error that lists what there is instead."""
+    names = sorted({plugin.name for plugin in installed(group)})
+    have = ", ".join(names) or "none"
+    return UnknownPluginError(f"no {_KINDS[group]} is called {name!r}; installed: {have}")
+
+
 def make(group: str, name: str, options: Mapping[str, object]) -> object:
     """Import the plugin called ``name`` and construct it with ``options``.
 
     Raises:
-      InstallationError: as `load`.
-      CallerError: an option it does not have, or lacks.
+      InstallationError and its kinds: as `load`.
+      CallerError: an option it does not have, or lacks, or refuses.
+      PluginError: its construction raised something else.
     """
     factory = load(group, name)
     kind = _KINDS[group]
@@ -173,7 +196,12 @@ def make(group: str, name: str, options: Mapping[str, object]) -> object:
     except TypeError as error:
         have = ", ".join(inspect.signature(factory).parameters) or "none"
         raise CallerError(f"{kind} {name}: {error}; its options: {have}") from None
-    return factory(**options)
+    try:
+        return factory(**options)
+    except FscacheError:
+        raise
+    except Exception as error:
+        raise PluginError(f"{kind} {name} raised {type(error).__name__}: {error}", plugin=name) from error
 
 
 def _distributions(group: str, name: str) -> str:
@@ -185,7 +213,7 @@ def _distributions(group: str, name: str) -> str:
 def _check_api_version(kind: str, name: str, plugin: object, distribution: str) -> None:
     version = getattr(plugin, "api_version", API_VERSION)
     if version != API_VERSION:
-        raise InstallationError(
+        raise ApiVersionError(
             f"{kind} {name} ({distribution}) was built for plugin API {version}; "
             f"this fscache-core has {API_VERSION}"
         )
@@ -209,13 +237,13 @@ class _Hooks:
             manager.check_pending()
         except pluggy.PluginValidationError as error:
             text = ": ".join(line for line in str(error).splitlines() if not line.startswith("hookimpl"))
-            raise PluginError(f"{kind} {name} does not fit the contract: {text}", plugin=name) from error
+            raise UnfitPluginError(f"{kind} {name} does not fit the contract: {text}", plugin=name) from error
         self.kind, self.name = kind, name
         self._manager = manager
         self._wrappers = wrappers
         missing = sorted(hook for hook in MANDATORY[group] if self._implementation(hook) is None)
         if missing:
-            raise PluginError(f"{kind} {name} lacks mandatory hooks: {', '.join(missing)}", plugin=name)
+            raise UnfitPluginError(f"{kind} {name} lacks mandatory hooks: {', '.join(missing)}", plugin=name)
 
     def _implementation(self, hook: str) -> Callable[..., Any] | None:
         caller: pluggy.HookCaller = getattr(self._manager.hook, hook)
@@ -227,13 +255,15 @@ class _Hooks:
         assert caller.spec is not None
         if inspect.iscoroutinefunction(function) != inspect.iscoroutinefunction(caller.spec.function):
             must = "must be" if inspect.iscoroutinefunction(caller.spec.function) else "must not be"
-            raise PluginError(f"{self.kind} {self.name}: {hook} {must} an async function", plugin=self.name)
+            raise UnfitPluginError(
+                f"{self.kind} {self.name}: {hook} {must} an async function", plugin=self.name
+            )
         wanted = list(caller.spec.argnames)
         taken = list(implementation.argnames)
         if taken == wanted:
             return function
         if sorted(taken, key=wanted.index) != taken:
-            raise PluginError(
+            raise UnfitPluginError(
                 f"{self.kind} {self.name}: {hook} takes its arguments in another order than "
                 f"{', '.join(wanted)}",
                 plugin=self.name,
@@ -332,7 +362,7 @@ class BackendFacade:
             ("add_statistics", "statistics"),
         ):
             if (getattr(self, one) is None) != (getattr(self, other) is None):
-                raise PluginError(
+                raise UnfitPluginError(
                     f"backend {self.name} must have both {one} and {other} or none", plugin=self.name
                 )
 
@@ -373,7 +403,9 @@ class NetfsFacade:
         self.name: str = str(getattr(plugin, "name", None) or name or type(plugin).__name__)
         version = getattr(plugin, "version", 0)
         if not isinstance(version, int):
-            raise PluginError(f"netfs {self.name}: its version {version!r} is not an int", plugin=self.name)
+            raise UnfitPluginError(
+                f"netfs {self.name}: its version {version!r} is not an int", plugin=self.name
+            )
         self.version = version  #: of the format of its keys and aux data
         get = _Hooks(NETFS_GROUP, NetfsSpec, plugin, self.name, wrappers).get
         no = functools.partial(_unsupported, self.name)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import sys
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from functools import wraps
 from pathlib import Path
@@ -16,14 +16,19 @@ import click
 
 from fscache_core import config, plugins
 from fscache_core.coherency import Coherency
-from fscache_core.errors import CallerError, FscacheError, InstallationError, WorldError
-from fscache_core.exit_status import ExitStatus, PluginFault, exit_status, plugin_fault
+from fscache_core.errors import (
+    CallerError,
+    FscacheError,
+    InstallationError,
+    PluginError,
+    UnfitPluginError,
+    WorldError,
+)
+from fscache_core.exit_status import ExitStatus, exit_status
 from fscache_core.fscache import FsCache, open_fscache
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
-
-    from fscache_core.cache import Cache
 
 
 def printable(text: str) -> str:
@@ -71,45 +76,42 @@ class Session:
         return self.configuration.caches or (config.default_cache(),)
 
     @asynccontextmanager
-    async def open(self, urls: Sequence[str], *, with_cache: bool = True) -> AsyncIterator[FsCache]:
+    async def open(
+        self, urls: Sequence[str] = (), *, with_cache: bool = True, needs_cache: bool = False
+    ) -> AsyncIterator[FsCache]:
         """An `FsCache` for these URLs, with everything that was configured.
 
-        If the cache cannot be used at all it does without, and says so.  A name or an option that makes no
-        sense is an error: a misspelling is not to go unnoticed.
+        If a cache cannot be used, or its backend has a bug, it does without and says so.  A name or an option
+        that makes no sense is an error: a misspelling is not to go unnoticed.
 
         Args:
           with_cache: False for what no cache helps with, as long as the origin may be asked.
+          needs_cache: without the caches there is nothing to do, as when offline.
 
         Raises:
-          PluginFault, CallerError: something that was named cannot be had.
-          CacheUnusableError: offline, so that there is nothing to fall back to.
+          InstallationError, UnfitPluginError, CallerError: something that was named cannot be had.
+          WorldError, PluginError: a cache that is needed cannot be used.
         """
         coherency = self.configuration.coherency
         async with open_fscache(coherency=coherency) as fscache:
             self._attach(fscache, urls)
             if with_cache or coherency.offline:
-                await self._add_caches(fscache)
+                await self._add_caches(fscache, needed=needs_cache or coherency.offline)
             yield fscache
             stale = sum(volume.stats.stale_served for volume in fscache.volumes)
             if stale:
                 say(f"the origin could not be asked: {stale} file(s) served as they were cached")
 
-    async def add_cache(self, fscache: FsCache, cache: config.CacheSettings) -> Cache:
-        try:
-            plugin = plugins.make(plugins.BACKEND_GROUP, cache.backend, cache.options)
-        except InstallationError as error:
-            raise plugin_fault(plugins.BACKEND_GROUP, cache.backend, error) from error
-        return await fscache.add_cache(plugin, tag=cache.tag or cache.backend)
-
-    async def _add_caches(self, fscache: FsCache) -> None:
+    async def _add_caches(self, fscache: FsCache, *, needed: bool) -> None:
         # Core prefers the cache added last; a user expects the one named first.
         for cache in reversed(self.caches):
             try:
-                await self.add_cache(fscache, cache)
-            except (WorldError, PluginFault) as error:
+                plugin = plugins.make(plugins.BACKEND_GROUP, cache.backend, cache.options)
+                await fscache.add_cache(plugin, tag=cache.tag or cache.backend)
+            except (WorldError, InstallationError, PluginError) as error:
                 # Nobody named the built-in default, so it is nobody's mistake if it is not installed.
-                mistaken = isinstance(error, PluginFault) and self.configuration.caches
-                if mistaken or self.configuration.coherency.offline:
+                unfit = isinstance(error, InstallationError | UnfitPluginError)
+                if needed or (unfit and self.configuration.caches):
                     raise
                 say(f"cannot use the cache {cache}, reading from the origin: {error}")
 
@@ -117,35 +119,18 @@ class Session:
         """Attach the adapters that these URLs need, and no others: importing one takes time."""
         schemes = {urlsplit(url).scheme: url for url in urls if "://" in url}
         for name, options in self.configuration.netfs.items():
-            self._check_installed(name)
             if name in schemes:
-                try:
-                    plugin = plugins.make(plugins.NETFS_GROUP, name, options)
-                except InstallationError as error:
-                    raise plugin_fault(plugins.NETFS_GROUP, name, error) from error
+                plugin = plugins.make(plugins.NETFS_GROUP, name, options)
                 fscache.add_netfs(plugin, scheme=name)
-        for scheme, url in schemes.items():
-            try:
+            elif name not in {plugin.name for plugin in plugins.installed(plugins.NETFS_GROUP)}:
+                raise plugins.unknown_plugin(plugins.NETFS_GROUP, name)
+        for url in schemes.values():
+            # A malformed URL shows that the adapter is there, which is all that matters here.
+            with suppress(CallerError):
                 fscache.locate(url)
-            except InstallationError as error:
-                fault = plugin_fault(plugins.NETFS_GROUP, scheme, error)
-                if fault.status is ExitStatus.UNKNOWN_PLUGIN:
-                    fault = PluginFault(str(error), ExitStatus.NO_NETFS)
-                raise fault from error
-            except CallerError:
-                pass  # the adapter is there, which is all that matters here; opening the file will complain
         for url, coherency in self.configuration.volumes.items():
             if urlsplit(url).scheme in schemes:
                 fscache.set_coherency(url, coherency)
-
-    @staticmethod
-    def _check_installed(name: str) -> None:
-        names = {plugin.name for plugin in plugins.installed(plugins.NETFS_GROUP)}
-        if name not in names:
-            raise PluginFault(
-                f"no netfs is called {name!r}; installed: {', '.join(sorted(names)) or 'none'}",
-                ExitStatus.UNKNOWN_PLUGIN,
-            )
 
 
 # -- the options that a session is made of -----------------------------------------------
@@ -199,8 +184,9 @@ def session_options(command: Callable[..., ExitStatus | None]) -> Callable[..., 
         if caches:
             chosen = dataclasses.replace(chosen, caches=tuple(config.parse_cache(text) for text in caches))
         if netfses:
-            given = {name: options for name, options in map(config.parse_netfs, netfses)}
-            chosen = dataclasses.replace(chosen, netfs={**chosen.netfs, **given})
+            given = config.merge_netfs(map(config.parse_netfs, netfses))
+            over = {name: {**chosen.netfs.get(name, {}), **options} for name, options in given.items()}
+            chosen = dataclasses.replace(chosen, netfs={**chosen.netfs, **over})
         changes: dict[str, Any] = {"offline": True} if offline else {}
         if stale_if_error:
             changes["stale_if_error"] = True

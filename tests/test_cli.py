@@ -528,6 +528,25 @@ def test_an_adapter_gets_its_options_from_the_command_line(shell: Shell, origin:
     assert "nonsense" in complaint
 
 
+def test_options_of_an_adapter_come_from_the_file_and_every_part_of_the_command_line(
+    shell: Shell, origin: CountingOrigin, tmp_path: Path
+) -> None:
+    file = tmp_path / "c.toml"
+    file.write_text("[netfs.http]\nfrom_file = 1\n")
+    twice = ("--netfs", "http:first=1", "--netfs", "http:second=1")
+    complaint = shell.complaint(ExitStatus.USAGE, "cat", *MEMORY, *twice, origin.url("a.bin"))
+    assert "'first'" in complaint  # the first of the options that the adapter does not have
+    good = ("--netfs", "http:deadline_seconds=2")
+    complaint = shell.complaint(
+        ExitStatus.USAGE, "cat", *MEMORY, "--config", file, *good, origin.url("a.bin")
+    )
+    assert "'from_file'" in complaint
+    complaint = shell.complaint(
+        ExitStatus.USAGE, "cat", *MEMORY, *good, "--netfs", "http:deadline_seconds=3", origin.url("a.bin")
+    )
+    assert complaint == "netfs http: option deadline_seconds is given twice"
+
+
 # -- what is installed -------------------------------------------------------------------
 
 
@@ -589,9 +608,36 @@ def test_a_bug_in_a_plugin_is_one_line_and_a_traceback_on_demand(
 ) -> None:
     install(plugin_directory, "fscache-buggy", "fscache.backend", "buggy = buggy_backend:make")
     (plugin_directory / "buggy_backend.py").write_text("def make():\n    raise RuntimeError('oh')\n")
-    arguments = ("cat", "--cache", "buggy", "file:///etc/hostname")
-    assert "RuntimeError: oh" in shell.complaint(ExitStatus.UNFORESEEN, *arguments)
+    arguments = ("stats", "--cache", "buggy")
+    assert "RuntimeError: oh" in shell.complaint(ExitStatus.UNFIT_PLUGIN, *arguments)
     assert b"Traceback" in shell.run("--traceback", *arguments).stderr
+
+
+BUGGY_BINDING = """
+from fscache_memory import MemoryBackend
+from fscache_core.hookspecs import cache_hook
+
+
+class Backend(MemoryBackend):
+    @cache_hook
+    async def bind_cache(self, cache):
+        raise RuntimeError("oh")
+"""
+
+
+@pytest.mark.parametrize("source", [BUGGY_BINDING, "def Backend():\n    raise RuntimeError('oh')\n"])
+def test_a_bug_in_a_backend_keeps_nobody_from_the_origins_bytes(
+    shell: Shell, origin: CountingOrigin, plugin_directory: Path, source: str
+) -> None:
+    install(plugin_directory, "fscache-buggy", "fscache.backend", "buggy = buggy_backend:Backend")
+    (plugin_directory / "buggy_backend.py").write_text(source)
+    done = shell.run("cat", "--cache", "buggy", origin.url("a.bin"))
+    assert (done.returncode, done.stdout) == (0, CONTENT)
+    assert done.stderr.count(b"\n") == 1
+    assert b"reading from the origin" in done.stderr
+    assert b"RuntimeError: oh" in done.stderr
+    arguments = ("cat", "--offline", "--cache", "buggy", origin.url("a.bin"))
+    assert "RuntimeError: oh" in shell.complaint(ExitStatus.UNFIT_PLUGIN, *arguments)
 
 
 def test_a_url_without_an_adapter_lists_the_schemes_there_are(shell: Shell) -> None:
