@@ -68,9 +68,11 @@ __all__ = [
     "LockOutcome",
     "LookupOutcome",
     "NetfsSpec",
+    "Problem",
     "ReadOutcome",
     "ReserveOutcome",
     "Strength",
+    "VerifyReport",
     "Wrapper",
     "WriteOutcome",
     "cache_hook",
@@ -90,6 +92,27 @@ _netfs_spec = pluggy.HookspecMarker("fscache.netfs")
 cache_hook = pluggy.HookimplMarker("fscache.backend")
 #: Marks a method of a netfs adapter as the implementation of the hook of its name.
 netfs_hook = pluggy.HookimplMarker("fscache.netfs")
+
+
+# -- values of the cache side ------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """Something wrong with what a cache has stored."""
+
+    place: str  #: where, as a person can find it: a path below the cache directory, ...
+    fault: str
+    repaired: bool
+
+
+@dataclass(frozen=True, slots=True)
+class VerifyReport:
+    """What ``verify_cache`` looked at, and what was wrong with it."""
+
+    n_objects: int
+    read_size: int  #: bytes that were read and compared with what they should be
+    problems: Sequence[Problem] = ()
 
 
 # -- values of the netfs side ------------------------------------------------------------
@@ -702,6 +725,28 @@ class CacheSpec:
           CacheIOError: the backing store failed.  Core stops this cache.
 
         Cancellation: no-effect.
+        """
+
+    @_cache_spec(firstresult=True)
+    async def verify_cache(self, repair: bool, progress: Callable[[int, int], None]) -> VerifyReport:
+        """Check everything that is stored, while others use it.
+
+        Optional.  Kernel: none.  Default: ``UnsupportedError``.
+
+        Called: by ``fscache verify``, at any time; may take as long as it needs.
+
+        Args:
+          repair: remove what is wrong, so that it is fetched again; else change nothing.
+          progress: call ``progress(done, total)`` now and then, from the trio thread only; the unit is the
+            backend's.
+
+        Returns:
+          What was found.  What others remove or store meanwhile is not wrong.
+
+        Raises:
+          CacheIOError: the backing store failed.  Core stops this cache.
+
+        Cancellation: may-be-partial.  What was repaired stays so.
         """
 
 

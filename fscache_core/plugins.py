@@ -39,6 +39,7 @@ from fscache_core.hookspecs import (
     NetfsSpec,
     ReadOutcome,
     ReserveOutcome,
+    VerifyReport,
     Wrapper,
     WriteOutcome,
 )
@@ -356,6 +357,9 @@ class BackendFacade:
         )
         self.add_statistics: Callable[[Mapping[str, int]], Awaitable[None]] | None = get("add_statistics")
         self.statistics: Callable[[], Awaitable[Mapping[str, int]]] | None = get("statistics")
+        self.verify_cache: Callable[[bool, Callable[[int, int], None]], Awaitable[VerifyReport]] | None = get(
+            "verify_cache"
+        )
         for one, other in (
             ("lock_pages", "unlock_pages"),
             ("lock_object", "unlock_object"),

@@ -11,6 +11,7 @@ one hop per hook; only `read_resident` and the byte-range locks are done where t
 import errno
 import logging
 import os
+import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, TypeVar, TypeVarTuple
@@ -41,7 +42,7 @@ from fscache_core.errors import (
     WorldError,
 )
 from fscache_core.folio import PAGE_SHIFT, Folio
-from fscache_core.hookspecs import API_VERSION, cache_hook
+from fscache_core.hookspecs import API_VERSION, Problem, VerifyReport, cache_hook
 from fscache_core.outcome import (
     NOT_RESIDENT,
     AuxOutcome,
@@ -71,6 +72,7 @@ _READ_SIZE = 4 << 20
 _SMALL_LOCK_SIZE = 16  # one byte per page of a small object
 _LOCK_WAIT_SECONDS = 1.0
 _STALE_TRIES = 8
+_TELL_SECONDS = 0.05  # between two reports of progress: each is a round to the trio thread
 
 # What a failing disk says.  Everything else concerns one object only.
 _IO_ERRORS = frozenset(
@@ -211,6 +213,21 @@ class CachefilesBackend:
             ).run()
         finally:
             root.close()
+
+    @cache_hook
+    async def verify_cache(self, repair: bool, progress: Callable[[int, int], None]) -> VerifyReport:
+        told = 0.0
+
+        def tell(done: int, total: int) -> None:
+            nonlocal told
+            trio.from_thread.check_cancelled()
+            if done == total or time.monotonic() - told > _TELL_SECONDS:
+                trio.from_thread.run_sync(progress, done, total)
+                told = time.monotonic()
+
+        report = await self._in_thread(lambda: self.verify_store(repair=repair, progress=tell))
+        problems = [Problem(each.path, each.fault, each.repaired) for each in report.problems]
+        return VerifyReport(report.n_objects, report.n_bytes, problems)
 
     # -- objects -------------------------------------------------------------------------
 
