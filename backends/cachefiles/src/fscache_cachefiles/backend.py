@@ -279,6 +279,7 @@ class CachefilesBackend:
                 obj.backing = found.backing
                 obj.pinned, obj.reserved_size = found.pin.pinned, found.pin.reserved_size
                 obj.label, obj.size = found.label, found.backing.size
+                obj.check_time = found.check_time
                 await self._bring_up_to_date(obj, outcome)
                 obj.obtained_object()
                 return LookupOutcome.OBTAINED
@@ -480,6 +481,14 @@ class CachefilesBackend:
         if index is None:
             return []
         return await self._in_thread(self._bound().namei.children_of, index)
+
+    @cache_hook
+    async def get_check_time(self, obj: "CacheObject") -> float:
+        return _own(obj).check_time
+
+    @cache_hook
+    async def set_check_time(self, obj: "CacheObject", check_time: float) -> None:
+        await self._in_thread(self._bound().set_check_time, _own(obj), check_time)
 
     # -- fill locks ----------------------------------------------------------------------
 

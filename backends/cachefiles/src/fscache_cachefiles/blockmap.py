@@ -11,6 +11,7 @@ behind either matches or is a miss.
 
 import errno
 import os
+import struct
 import sys
 from array import array
 from collections.abc import Iterator, Sequence
@@ -59,6 +60,11 @@ def seed_of(path: str, nonce: int) -> int:
 def seal_check(seed: int, size: int, entry: int) -> int:
     """The check value of a seal: a changed size, entry or nonce is not the object's."""
     return xxhash.xxh3_64_intdigest(size.to_bytes(8, "little") + entry.to_bytes(8, "little"), seed)
+
+
+def time_check(seed: int, label: bytes, time: float) -> int:
+    """The check value of a check time: it says nothing of another label or another inode."""
+    return xxhash.xxh3_64_intdigest(struct.pack("<d", time) + label, seed)
 
 
 def runs_of(mask: int) -> Iterator[tuple[int, int]]:

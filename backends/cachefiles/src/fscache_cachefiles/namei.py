@@ -24,13 +24,13 @@ from fscache_cachefiles import xattr
 from fscache_cachefiles.admission import Admission
 from fscache_cachefiles.backing import Backing, Index, Place, Verify
 from fscache_cachefiles.bind import DIRECTORY_MODE, FILE_MODE, OPEN_DIRECTORY, Root
-from fscache_cachefiles.blockmap import BLOCK_SIZE, ENTRY_SIZE, block_count, seal_check, seed_of
+from fscache_cachefiles.blockmap import BLOCK_SIZE, ENTRY_SIZE, block_count, seal_check, seed_of, time_check
 from fscache_cachefiles.graveyard import Graveyard, is_linked
 from fscache_cachefiles.key import ObjectKind, uncook_key
 from fscache_cachefiles.ledger import HASH_DIRECTORY, INDEX_DIRECTORY, weigh_large, weigh_small
 from fscache_cachefiles.lock import try_own, try_share
 from fscache_cachefiles.scan import walk_containers
-from fscache_cachefiles.xattr import NO_PIN, BadAttributeError, Label, Pin, Seal
+from fscache_cachefiles.xattr import NO_PIN, BadAttributeError, Checked, Label, Pin, Seal
 from fscache_core.errors import WorldError
 from fscache_core.folio import page_count
 
@@ -67,6 +67,7 @@ class Opened:
     backing: Backing
     label: Label
     pin: Pin
+    check_time: float  #: seconds since the epoch; 0.0 if it is not known
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +122,7 @@ class Namei:
             if isinstance(backing, Backing):
                 keep.pop_all()  # the backing closes them
                 backing.reserved_size = pin.reserved_size
-                return Opened(backing, label, pin)
+                return Opened(backing, label, pin, read_check_time(backing, label))
             return backing
         finally:
             keep.close()
@@ -574,6 +575,27 @@ class Namei:
         self._admission.ledger.discharge(INDEX_DIRECTORY)
         self.prune(place)
         return True
+
+
+def read_check_time(backing: Backing, label: Label) -> float:
+    """When the origin last confirmed this version; 0.0 if that is not known."""
+    try:
+        checked = xattr.read_checked(backing.descriptor)
+    except (BadAttributeError, OSError):
+        return 0.0
+    if checked is None or checked.check != time_check(backing.seed, label.pack(), checked.time):
+        return 0.0
+    return checked.time
+
+
+def write_check_time(backing: Backing, label: Label, check_time: float) -> None:
+    """Note it if that can be done: without it the origin is asked once more."""
+    checked = Checked(check_time, time_check(backing.seed, label.pack(), check_time))
+    try:
+        xattr.write_checked(backing.descriptor, checked)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
+            raise
 
 
 def touch(descriptor: int) -> None:

@@ -24,7 +24,15 @@ from fscache_cachefiles.graveyard import Graveyard
 from fscache_cachefiles.key import cook_key
 from fscache_cachefiles.ledger import weigh_pages
 from fscache_cachefiles.lock import try_own, try_share
-from fscache_cachefiles.namei import SMALL_SIZE_MAX, Namei, Opened, OpenedIndex, Stale, touch
+from fscache_cachefiles.namei import (
+    SMALL_SIZE_MAX,
+    Namei,
+    Opened,
+    OpenedIndex,
+    Stale,
+    touch,
+    write_check_time,
+)
 from fscache_cachefiles.scan import count_pages
 from fscache_cachefiles.xattr import Label, Pin
 from fscache_core.errors import CallerError, NoSpaceError
@@ -56,6 +64,7 @@ class CachefilesObject(CacheObject):
         self.backing: Backing | None = None  #: of a data object that has something stored
         self.label = Label(cookie.type, b"")
         self.size = 0  #: bytes
+        self.check_time = 0.0  #: when the origin last confirmed this version, seconds since the epoch
         self.pinned = False
         self.reserved_size = 0  #: bytes
         self.superseded = False  #: another version has the name; this one is stored nowhere
@@ -75,6 +84,7 @@ class CachefilesObject(CacheObject):
         if self.cookie.aux is not None:
             self.label = Label(self.cookie.type, self.cookie.aux)
         self.size = self.cookie.object_size
+        self.check_time = 0.0
         self.superseded = False
 
 
@@ -121,9 +131,11 @@ class Work:
                 obj.backing = self.namei.make_large(obj.place, obj.label, obj.size)
                 if obj.backing is None:
                     self.adopt(obj)
-                elif obj.pinned or obj.reserved_size:
-                    xattr.write_pin(obj.backing.descriptor, Pin(obj.pinned, obj.reserved_size))
-                    obj.backing.reserved_size = obj.reserved_size
+                else:
+                    self._note_check_time(obj)
+                    if obj.pinned or obj.reserved_size:
+                        xattr.write_pin(obj.backing.descriptor, Pin(obj.pinned, obj.reserved_size))
+                        obj.backing.reserved_size = obj.reserved_size
         return obj.backing
 
     def store_empty(self, obj: CachefilesObject) -> None:
@@ -258,6 +270,7 @@ class Work:
     def _publish(self, obj: CachefilesObject, draft: Backing) -> None:
         draft.reserved_size = obj.reserved_size
         if self.namei.publish_small(draft, obj.label):
+            self._note_check_time(obj)
             if obj.pinned:
                 xattr.write_pin(draft.descriptor, Pin(obj.pinned, obj.reserved_size))
             return
@@ -293,6 +306,7 @@ class Work:
             return
         if xattr.read_label(backing.descriptor) == obj.label:
             return
+        obj.check_time = 0.0  # of the old label
         if try_own(backing.descriptor):
             try:
                 xattr.replace_label(backing.descriptor, obj.label)
@@ -307,6 +321,7 @@ class Work:
         """Put a new inode of ``size`` bytes in place of the old and copy the pages that stay valid."""
         old = obj.backing
         obj.size = size
+        obj.check_time = 0.0
         if old is None:
             return
         old_size = old.size
@@ -344,6 +359,15 @@ class Work:
         for run_first, n_pages in runs:
             low = (run_first - first) << PAGE_SHIFT
             self.store(obj, run_first, buffer[low : min(low + (n_pages << PAGE_SHIFT), wanted)])
+
+    def set_check_time(self, obj: CachefilesObject, check_time: float) -> None:
+        """Note when the origin last confirmed this version.  What is not published yet gets it then."""
+        obj.check_time = check_time
+        self._note_check_time(obj)
+
+    def _note_check_time(self, obj: CachefilesObject) -> None:
+        if obj.check_time and obj.backing is not None and obj.backing.published:
+            write_check_time(obj.backing, obj.label, obj.check_time)
 
     # -- promises ------------------------------------------------------------------------
 

@@ -1,10 +1,12 @@
-"""Extended attributes: the label of an object, its seal, its pin.  The only importer of pyxattr.
+"""Extended attributes: the label of an object, its seal, its pin, the time of its last check.
+
+The only importer of pyxattr.
 
 Every function takes an open descriptor, never a path.  Faults are split in three: not there
 (`None`), there but not what the format says (`BadAttributeError`), and the filesystem failing
 (`OSError` as raised).
 
-Source: the on-disk format, section 3 (`LABEL`).  `SEAL` and `PIN` are additions of ours; the
+Source: the on-disk format, section 3 (`LABEL`).  `SEAL`, `PIN` and `CHECKED` are additions of ours; the
 reference ignores attributes it does not know.
 """
 
@@ -17,12 +19,14 @@ import xattr
 LABEL = b"user.CacheFiles.cache"
 SEAL = b"user.CacheFiles.seal"
 PIN = b"user.CacheFiles.pin"
+CHECKED = b"user.CacheFiles.checked"
 MASTER_INDEX_LABEL = b"C3"
 #: The longest label (bytes): a type byte and 512 of aux data.
 LABEL_SIZE_MAX = 513
 
 _SEAL = struct.Struct("<QQQQ")
 _PIN = struct.Struct("<BQ")
+_CHECKED = struct.Struct("<dQ")
 
 
 class BadAttributeError(ValueError):
@@ -69,6 +73,17 @@ class Pin:
 
 
 NO_PIN = Pin(False, 0)
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """When the origin last confirmed the version that the label names."""
+
+    time: float  #: seconds since the epoch
+    check: int  #: over the label, the seal and the time (`blockmap.time_check`)
+
+    def pack(self) -> bytes:
+        return _CHECKED.pack(self.time, self.check)
 
 
 def has_attributes(descriptor: int) -> bool:
@@ -158,6 +173,21 @@ def write_pin(descriptor: int, pin: Pin) -> None:
         xattr.set(descriptor, PIN, pin.pack())
     else:
         _remove(descriptor, PIN)
+
+
+def read_checked(descriptor: int) -> Checked | None:
+    value = _read(descriptor, CHECKED)
+    if value is None:
+        return None
+    try:
+        time, check = _CHECKED.unpack(value)
+    except struct.error as error:
+        raise BadAttributeError(f"a check time of {len(value)} bytes") from error
+    return Checked(time, check)
+
+
+def write_checked(descriptor: int, checked: Checked) -> None:
+    xattr.set(descriptor, CHECKED, checked.pack())
 
 
 def _read(descriptor: int, name: bytes) -> bytes | None:
