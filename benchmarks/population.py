@@ -32,7 +32,7 @@ FEW = 100
 
 
 def many(stage: Stage) -> int:
-    return 2_000 if stage.quick else 100_000
+    return 1_000 if stage.quick else 100_000
 
 
 def url(name: object) -> str:
@@ -163,9 +163,10 @@ async def opened(directory: str) -> None:
 
 
 def memory(stage: Stage) -> Outcome:
-    n_open = 500 if stage.quick else 2_000
+    n_open = 300 if stage.quick else 2_000
     crowded, empty = crowded_cache(stage), stage.new_path("empty")
-    opening, resting = Rounds(3), Rounds(3)  # counted, not timed: hardly differs from round to round
+    n_rounds = 1 if stage.quick else 3  # not timed: hardly differs from round to round
+    opening, resting = Rounds(n_rounds), Rounds(n_rounds)
     for _ in opening:
         resting.note("empty", json.loads(run_python("benchmarks.population", "opened", empty))[1])
         resting.note("many", json.loads(run_python("benchmarks.population", "opened", crowded))[1])
