@@ -42,7 +42,7 @@ class Stage:
 
     def __init__(self, *, quick: bool, directory: Path) -> None:
         self.quick = quick
-        self.n_rounds = 3 if quick else 7
+        self.n_rounds = 2 if quick else 7
         self._stack = ExitStack()
         self.directory = Path(
             self._stack.enter_context(tempfile.TemporaryDirectory(prefix="fscache-bench-", dir=directory))
