@@ -8,46 +8,37 @@ from __future__ import annotations
 
 import logging
 import os
-import stat
 import sys
 import time
 import traceback
-from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import click
 import trio
 
+from fscache_core import cache_commands
 from fscache_core.errors import CallerError, FscacheError
 from fscache_core.exit_status import ExitStatus, cause, exit_status
-from fscache_core.hookspecs import FileAttributes, FileKind
+from fscache_core.hookspecs import FileKind
+from fscache_core.output import (
+    attributes_json,
+    cached_json,
+    coherency_text,
+    file_facts,
+    long_line,
+    printable,
+    write_facts,
+    write_json,
+    write_lines,
+    write_table,
+)
 from fscache_core.progress import meter
-from fscache_core.session import Failures, LogLines, Session, printable, say, session_options
+from fscache_core.session import Failures, LogLines, Session, json_option, run, say, session_options
 from fscache_core.transfer import OutputError, copy_any, send
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterable, Sequence
-
-    from fscache_core import config
-    from fscache_core.cache import Cache
-    from fscache_core.volume import FileStatus
-
-P = ParamSpec("P")
-T = TypeVar("T")
-
-
-json_option = click.option("--json", "as_json", is_flag=True, help="Write JSON.")
-
-
-def run(function: Callable[P, Awaitable[T]]) -> Callable[P, T]:
-    """Make a command of an async function."""
-
-    @wraps(function)
-    def in_trio(*arguments: P.args, **options: P.kwargs) -> T:
-        return trio.run(lambda: function(*arguments, **options))
-
-    return in_trio
+    from collections.abc import Sequence
 
 
 # -- commands ----------------------------------------------------------------------------
@@ -165,46 +156,21 @@ async def ls(url: str, long: bool, as_json: bool, session: Session) -> None:
 @session_options
 @run
 async def stat_(url: str, as_json: bool, session: Session) -> None:
-    """Show which version a file is, and what of it is cached."""
+    """Show which version a file is, and what of it is cached.
+
+    Also how far its version evidence can be trusted, when the origin last confirmed what is cached (as far as
+    the cache remembers that: with a ttl), whether it is pinned, and when the origin is asked.
+    """
     async with session.open([url]) as fscache:
         volume, path = await fscache.open_volume(url), fscache.locate(url).path
         attributes = await volume.look_up(path)
         cached = await volume.status(path) if fscache.caches else None
+    coherency = coherency_text(volume.coherency)
     if as_json:
-        write_json({"url": url, **attributes_json(attributes), "cached": cached_json(cached)})
-        return
-    facts = {"url": url, **attributes_json(attributes), "cached": cached_text(cached, attributes)}
-    facts["modified"] = date_text(attributes)
-    del facts["mtime_ns"]
-    if attributes.mode is not None:
-        facts["mode"] = f"{attributes.mode:04o}"
-    write_lines(
-        f"{name:<10} {'-' if value is None else printable(str(value))}" for name, value in facts.items()
-    )
-
-
-@fscache_command.command()
-@json_option
-@click.option("--prometheus", is_flag=True, help="Write Prometheus text.")
-@session_options
-@run
-async def stats(as_json: bool, prometheus: bool, session: Session) -> None:
-    """Show what the cache can tell of itself, and the counters of this run.
-
-    Counters are kept per process and start at zero: those of other processes are not shown.
-    """
-    async with session.open(needs_cache=True) as fscache:
-        facts = [
-            cache_json(settings, cache)
-            for settings, cache in zip(session.caches, fscache.caches, strict=True)
-        ]
-        if as_json:
-            write_json({"caches": facts, "counters": fscache.stats.as_dict()})
-        elif prometheus:
-            write(fscache.stats.prometheus())
-        else:
-            write_lines(" ".join(f"{name}={value}" for name, value in fact.items()) for fact in facts)
-            write(fscache.stats.text())
+        facts = {"url": url, **attributes_json(attributes), "coherency": coherency}
+        write_json({**facts, "cached": cached_json(cached)})
+    else:
+        write_facts({"url": url, **file_facts(attributes, cached), "coherency": coherency})
 
 
 @fscache_command.command("plugins")
@@ -225,118 +191,16 @@ def list_plugins(as_json: bool) -> None:
     write_table(("kind", "name", "distribution", "object"), rows)
 
 
-# -- what is printed ---------------------------------------------------------------------
-
-
-def write(text: str) -> None:
-    """Put text on standard output.
-
-    Raises:
-      BrokenPipeError: nobody reads it.
-      OutputError: it cannot be written.
-    """
-    try:
-        sys.stdout.write(text)
-        sys.stdout.flush()
-    except BrokenPipeError:
-        raise
-    except OSError as error:
-        raise OutputError(f"write error: {error.strerror}", errno=error.errno) from error
-
-
-def write_lines(lines: Iterable[str]) -> None:
-    write("".join(f"{line}\n" for line in lines))
-
-
-def write_json(value: object) -> None:
-    import json
-
-    write(json.dumps(value, indent=2) + "\n")
-
-
-def write_table(titles: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """A table for a person on a terminal; elsewhere lines of tab-separated fields."""
-    if not sys.stdout.isatty():
-        write_lines("\t".join(row) for row in rows)
-        return
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(box=None, pad_edge=False)
-    for title in titles:
-        table.add_column(title, overflow="fold")
-    for row in rows:
-        table.add_row(*row)
-    Console().print(table, markup=False)
-
-
-def attributes_json(attributes: FileAttributes) -> dict[str, object]:
-    return {
-        "kind": attributes.kind.value,
-        "size": attributes.size,
-        "mtime_ns": attributes.mtime_ns,
-        "mode": attributes.mode,
-        "evidence": attributes.evidence,
-        "strength": attributes.strength.value,
-    }
-
-
-def cached_json(cached: FileStatus | None) -> dict[str, object] | None:
-    if cached is None:
-        return None
-    return {
-        "cache": cached.cache,
-        "bytes": cached.cached_size,
-        "size": cached.attributes.size,
-        "evidence": cached.attributes.evidence,
-        "checked_at": cached.checked_at,
-        "pinned": cached.pinned,
-    }
-
-
-def cached_text(cached: FileStatus | None, attributes: FileAttributes) -> str | None:
-    if cached is None:
-        return None
-    amount = "an unknown part" if cached.cached_size is None else f"{cached.cached_size} bytes"
-    version = "" if cached.attributes.evidence == attributes.evidence else " of another version"
-    pinned = ", pinned" if cached.pinned else ""
-    checked = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(cached.checked_at))
-    return f"{amount}{version} in {cached.cache}, checked {checked}{pinned}"
-
-
-def cache_json(settings: config.CacheSettings, cache: Cache) -> dict[str, object]:
-    return {"tag": cache.tag, "backend": settings.backend, **settings.options}
-
-
-_FILE_TYPES = {
-    FileKind.FILE: stat.S_IFREG,
-    FileKind.DIRECTORY: stat.S_IFDIR,
-    FileKind.SYMLINK: stat.S_IFLNK,
-    FileKind.OTHER: 0,
-}
-
-
-def long_line(attributes: FileAttributes) -> str:
-    mode = (
-        "?---------"
-        if attributes.mode is None
-        else stat.filemode(_FILE_TYPES[attributes.kind] | attributes.mode)
-    )
-    return f"{mode} {attributes.size:>12} {date_text(attributes):<16}"
-
-
-def date_text(attributes: FileAttributes) -> str:
-    if attributes.mtime_ns is None:
-        return "-"
-    return time.strftime("%Y-%m-%d %H:%M", time.localtime(attributes.mtime_ns // 1_000_000_000))
-
-
 def base_name(url: str, path: str) -> str:
     """The local name of what a URL names."""
     name = path.rstrip("/").rpartition("/")[2]
     if name in ("", ".", "..") or "\0" in name:
         raise CallerError(f"{url} has no name of its own; give a DEST that is not a directory")
     return name
+
+
+for command in cache_commands.COMMANDS:
+    fscache_command.add_command(command)
 
 
 # -- the way in and out ------------------------------------------------------------------

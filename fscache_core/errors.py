@@ -114,6 +114,12 @@ class NoMemoryError(NoSpaceError):
     default_errno = _errno.ENOMEM
 
 
+class RefusedError(WorldError):
+    """The cache does not do what it was asked for: it has no room, or the file is pinned (EBUSY)."""
+
+    default_errno = _errno.EBUSY
+
+
 class CacheUnusableError(WorldError):
     """The cache cannot be bound at all: no such directory, no rights, no user xattrs, ..."""
 

@@ -41,6 +41,8 @@ class ExitStatus(enum.IntEnum):
     NO_XATTRS = 31  #: the cache directory is on a filesystem without user extended attributes
     CACHE_FAILED = 32  #: the cache failed while it was used
     NOT_CACHED = 33  #: offline, and not in the cache
+    DAMAGED = 34  #: what the cache stored is damaged, and was not repaired
+    REFUSED = 35  #: the cache refused: it has no room, the file is pinned, or its backend knows no pins
 
     OUTPUT = 40  #: the destination cannot be written
     UNSUPPORTED = 41  #: the plugin in question does not offer this operation
@@ -62,6 +64,7 @@ _BY_CLASS: tuple[tuple[type[BaseException], ExitStatus], ...] = (
     (errors.OriginError, ExitStatus.ORIGIN),
     (errors.OfflineError, ExitStatus.NOT_CACHED),
     (errors.CacheUnusableError, ExitStatus.CACHE_UNUSABLE),
+    (errors.RefusedError, ExitStatus.REFUSED),
     (errors.WorldError, ExitStatus.CACHE_FAILED),
     (errors.PluginError, ExitStatus.UNFIT_PLUGIN),
     (errors.NoNetfsError, ExitStatus.NO_NETFS),

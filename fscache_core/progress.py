@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from rich.progress import Progress, TaskID
 
@@ -87,3 +87,18 @@ def meter(title: str, *, shown: bool | None = None) -> Iterator[Meter]:
     )
     with progress:
         yield BarMeter(progress, title)
+
+
+@contextmanager
+def counter(title: str, *, shown: bool | None = None) -> Iterator[Callable[[int, int], None]]:
+    """A function to call with ``(done, total)``, drawn as `meter` is."""
+    if not (sys.stderr.isatty() if shown is None else shown):
+        yield lambda done, total: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True)) as progress:
+        task = progress.add_task(title, total=None)
+        yield lambda done, total: progress.update(task, completed=done, total=total)

@@ -5,14 +5,15 @@ from __future__ import annotations
 import dataclasses
 import logging
 import sys
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 from urllib.parse import urlsplit
 
 import click
+import trio
 
 from fscache_core import config, plugins
 from fscache_core.coherency import Coherency
@@ -26,16 +27,13 @@ from fscache_core.errors import (
 )
 from fscache_core.exit_status import ExitStatus, exit_status
 from fscache_core.fscache import FsCache, open_fscache
+from fscache_core.output import printable
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Sequence
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 
-
-def printable(text: str) -> str:
-    """A text on one line of a terminal, whatever is in it."""
-    return "".join(
-        c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text
-    )
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 def say(message: str) -> None:
@@ -58,11 +56,25 @@ class Failures:
 
     def __init__(self) -> None:
         self.status = ExitStatus.DONE
+        self.n = 0
 
     def report(self, error: FscacheError) -> None:
         say(str(error))
+        self.note(exit_status(error))
+
+    def note(self, status: ExitStatus) -> None:
+        """A failure that was told already."""
+        self.n += 1
         if self.status is ExitStatus.DONE:
-            self.status = exit_status(error)
+            self.status = status
+
+    @contextmanager
+    def caught(self) -> Iterator[None]:
+        """`report` what the body raises, and go on behind it."""
+        try:
+            yield
+        except FscacheError as error:
+            self.report(error)
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +145,19 @@ class Session:
                 fscache.set_coherency(url, coherency)
 
 
-# -- the options that a session is made of -----------------------------------------------
+# -- commands ----------------------------------------------------------------------------
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Write JSON.")
+
+
+def run(function: Callable[P, Awaitable[T]]) -> Callable[P, T]:
+    """Make a command of an async function."""
+
+    @wraps(function)
+    def in_trio(*arguments: P.args, **options: P.kwargs) -> T:
+        return trio.run(lambda: function(*arguments, **options))
+
+    return in_trio
 
 
 def session_options(command: Callable[..., ExitStatus | None]) -> Callable[..., ExitStatus | None]:

@@ -31,7 +31,7 @@ async def verify(
     """
     backend = cache.backend
     if backend.verify_cache is None:
-        raise UnsupportedError(f"cache {cache.tag}: backend {backend.name} offers no check of what it stored")
+        raise UnsupportedError(f"cache {cache.tag}: its backend offers no check of what is stored")
     # Not `CacheObject.call`: a large cache takes longer than any limit for a hook.
     try:
         found: object = await backend.verify_cache(repair, progress or _nothing)

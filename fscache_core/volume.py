@@ -49,7 +49,8 @@ class FileStatus:
     attributes: FileAttributes  #: of the version that is cached
     cache: str  #: tag
     cached_size: int | None  #: bytes; None if the backend cannot tell
-    checked_at: float  #: when the origin last said that it is the present version, seconds since the epoch
+    #: When the origin last said that it is the present version, seconds since the epoch; 0 if nobody knows.
+    checked_at: float
     pinned: bool
 
 
@@ -145,7 +146,7 @@ class Volume:
                 inode.attributes,
                 cache=obj.cache.tag,
                 cached_size=None if runs is None else sum(inode.bytes_of(*run) for run in runs),
-                checked_at=inode.checked_at,
+                checked_at=inode.checked_at or await obj.get_check_time(),
                 pinned=await obj.is_pinned(),
             )
         finally:
@@ -199,7 +200,9 @@ class Volume:
         self._absent.clear()
         for inode in self._inodes.below(prefix):
             inode.become_stale()
-        begins = self.netfs.get_key(self.netfs.name_file(self.data, prefix)) if prefix else b""
+        # Of a name with one letter more: an adapter may drop a slash at the end, and /d is no prefix for /d/.
+        longer = self.netfs.get_key(self.netfs.name_file(self.data, f"{prefix}x")) if prefix else b"x"
+        begins = longer[:-1]
         keys = await self._stored_keys()
         below = [(kind, key) for kind, key in keys if key.startswith(begins) or key.startswith(b"\0")]
         for kind, key in below:

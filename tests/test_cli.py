@@ -14,8 +14,10 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import click
 import pytest
 
+from fscache_core.cli import fscache_command
 from fscache_core.exit_status import ExitStatus
 from fscache_core.testing.http_origin import CountingOrigin, Fault, Stall
 
@@ -426,7 +428,7 @@ def test_a_full_disk_is_the_destinations_fault(shell: Shell, origin: CountingOri
     assert "No space left" in complaint
 
 
-# -- ls, stat, stats, plugins ------------------------------------------------------------
+# -- ls, stat, plugins -------------------------------------------------------------------
 
 
 def test_ls_lists_a_directory(shell: Shell, tmp_path: Path) -> None:
@@ -461,9 +463,41 @@ def test_stat_shows_what_is_cached(shell: Shell, origin: CountingOrigin, cachefi
     shell.output("cat", "--cache", cachefiles, url)
     cached = json.loads(shell.output(*stat, "--json"))["cached"]
     assert (cached["cache"], cached["bytes"], cached["size"]) == ("cachefiles", len(CONTENT), len(CONTENT))
-    assert f"{len(CONTENT)} bytes in cachefiles, checked " in shell.output(*stat).decode()
+    text = shell.output(*stat).decode()
+    assert f"cached     {len(CONTENT)} of {len(CONTENT)} bytes (100 %) in cachefiles\n" in text
+    assert "of version the same\n" in text
+    assert "checked    -\npinned     no\ncoherency  always\n" in text
+    old = origin.etag("a.bin")
     origin.put("a.bin", CONTENT[1:])
-    assert "of another version in cachefiles" in shell.output(*stat).decode()
+    assert f"of version etag {old} last-modified" in shell.output(*stat).decode()
+
+
+def test_stat_shows_when_the_origin_was_asked_if_that_matters(
+    shell: Shell, origin: CountingOrigin, cachefiles: str
+) -> None:
+    ttl = ("--coherency", "ttl=3600", "--cache", cachefiles, origin.url("a.bin"))
+    before = time.time()
+    shell.output("cat", *ttl)
+    found = json.loads(shell.output("stat", "--json", *ttl))
+    assert before <= found["cached"]["checked_at"] <= time.time()
+    assert found["coherency"] == "ttl=3600"
+    assert re.search(r"^checked    20\d\d-", shell.output("stat", *ttl).decode(), re.MULTILINE)
+
+
+def test_stat_shows_evidence_that_proves_little(
+    shell: Shell, origin: CountingOrigin, cachefiles: str
+) -> None:
+    url = origin.url("a.bin")
+    origin.validators = "none"
+    shell.output("cat", "--cache", cachefiles, url)
+    assert "(none: the origin has nothing" in shell.output("stat", "--cache", cachefiles, url).decode()
+    origin.validators = "weak"
+    shell.output("cat", "--cache", cachefiles, url)
+    text = shell.output("stat", "--cache", cachefiles, url).decode()
+    assert "(weak: it may have changed without a trace" in text
+    found = json.loads(shell.output("stat", "--json", "--cache", cachefiles, url))
+    assert (found["strength"], found["cached"]["strength"]) == ("weak", "weak")
+    assert warmed(shell, "--cache", cachefiles, url)["weak"] == 1
 
 
 def test_stat_offline_reads_the_label(shell: Shell, origin: CountingOrigin, cachefiles: str) -> None:
@@ -475,22 +509,352 @@ def test_stat_offline_reads_the_label(shell: Shell, origin: CountingOrigin, cach
     assert facts["size"] == len(CONTENT)
 
 
-def test_stats_tells_of_the_cache_and_counts(shell: Shell, tmp_path: Path, cachefiles: str) -> None:
-    found = json.loads(shell.output("stats", "--json", "--cache", cachefiles))
-    assert found["caches"][0]["backend"] == "cachefiles"
-    assert found["caches"][0]["dir"] == str(tmp_path / "cache")
-    assert found["counters"]["objects_alc"] == 1
-    text = shell.output("stats", "--cache", "memory:tag=mine").decode()
-    assert text.startswith("tag=mine backend=memory\nFS-Cache statistics\n")
-    assert b"# TYPE fscache_lookups_n_total counter" in shell.output("stats", "--prometheus", *MEMORY)
-
-
 def test_plugins_lists_what_is_installed_without_importing_it(shell: Shell, plugin_directory: Path) -> None:
     install(plugin_directory, "fscache-broken", "fscache.backend", "broken = no_such_module:Backend")
     lines = shell.output("plugins").decode().splitlines()
     assert "backend\tbroken\tfscache-broken 1.0\tno_such_module:Backend" in lines
     found = json.loads(shell.output("plugins", "--json"))
     assert {"memory", "cachefiles", "broken"} <= {each["name"] for each in found}
+
+
+# -- warm --------------------------------------------------------------------------------
+
+
+def warmed(shell: Shell, *arguments: str | Path) -> dict[str, int]:
+    """The summary of a run of ``warm`` that must succeed."""
+    found: dict[str, int] = json.loads(shell.output("warm", "--json", *arguments))
+    return found
+
+
+def test_warm_fetches_whole_files_once(shell: Shell, origin: CountingOrigin, cachefiles: str) -> None:
+    origin.put("b.bin", CONTENT[::-1])
+    origin.put("empty", b"")
+    urls = [origin.url(name) for name in ("a.bin", "b.bin", "empty")]
+    first = warmed(shell, "--cache", cachefiles, *urls)
+    assert (first["files"], first["bytes"], first["bytes_from_origin"]) == (
+        3,
+        2 * len(CONTENT),
+        2 * len(CONTENT),
+    )
+    sent = origin.bytes_sent
+    again = warmed(shell, "--cache", cachefiles, *urls)
+    assert (again["files"], again["bytes"], again["bytes_from_origin"]) == (3, 2 * len(CONTENT), 0)
+    assert origin.bytes_sent == sent
+    origin.stop()
+    assert shell.output("cat", "--offline", "--cache", cachefiles, urls[1]) == CONTENT[::-1]
+
+
+def test_warm_goes_on_where_a_killed_run_stopped(
+    shell: Shell, origin: CountingOrigin, cachefiles: str
+) -> None:
+    origin.put("large", large := os.urandom(8 << 20))
+    stall = Stall(after=1 << 20)
+    origin.fault("large", Fault(stall=stall), times=100)
+    arguments = ("--cache", cachefiles, origin.url("large"))
+    with shell.start("warm", *arguments) as process:
+        stall.wait_reached()
+        wait_until_stored(shell, *arguments)
+        process.kill()
+        process.wait()
+        stall.release()
+    origin.clear_faults()
+    assert 0 < warmed(shell, *arguments)["bytes_from_origin"] < len(large)
+    assert shell.output("cat", "--offline", *arguments) == large
+
+
+def wait_until_stored(shell: Shell, *arguments: str | Path) -> None:
+    """Wait until something of a file is cached."""
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        done = shell.run("stat", "--json", "--offline", *arguments)
+        if done.returncode == 0 and (json.loads(done.stdout)["cached"] or {}).get("bytes"):
+            return
+    raise TimeoutError("nothing was stored")
+
+
+def test_warm_goes_on_behind_a_file_that_fails(shell: Shell, origin: CountingOrigin, cachefiles: str) -> None:
+    urls = [origin.url("missing"), origin.url("a.bin"), "gopher://x/y"]
+    done = shell.run("warm", "--json", "--cache", cachefiles, *urls[:2])
+    assert done.returncode == ExitStatus.NOT_FOUND
+    assert done.stderr.count(b"\n") == 1
+    summary = json.loads(done.stdout)
+    assert (summary["files"], summary["failed"]) == (1, 1)
+    assert "gopher://" in shell.complaint(ExitStatus.NO_NETFS, "warm", "--cache", cachefiles, *urls)
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    """A tree of files whose mtimes are old enough to be strong evidence."""
+    tree = tmp_path / "tree"
+    for name in ("a", "d/b", "d/e/c", "d2"):
+        file = tree / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(name.encode() * 50_000)
+        os.utime(file, (10**9, 10**9))
+    return tree
+
+
+@pytest.mark.parametrize("jobs", [1, 3])
+def test_warm_recursive_fetches_all_that_is_in_a_tree(
+    shell: Shell, tree: Path, cachefiles: str, jobs: int
+) -> None:
+    url = tree.as_uri()
+    arguments = ("--cache", cachefiles, url)
+    done = shell.run("warm", *arguments)
+    assert done.returncode == ExitStatus.USAGE
+    assert b"is a directory; warm what is in it with -r" in done.stderr
+    assert warmed(shell, "-r", "--jobs", str(jobs), *arguments)["files"] == 4
+    assert shell.output("cat", "--offline", "--cache", cachefiles, f"{url}/d/e/c") == b"d/e/c" * 50_000
+
+
+def test_warm_says_how_much_it_did(shell: Shell, origin: CountingOrigin, cachefiles: str) -> None:
+    arguments = ("warm", "--cache", cachefiles, origin.url("a.bin"))
+    n = len(CONTENT)
+    assert shell.output(*arguments).decode() == (
+        f"1 file(s) cached, {n} bytes, of which {n} were fetched now\n"
+    )
+    drawn = on_a_terminal(shell, *arguments)
+    assert "warming" in drawn
+    assert "250.0/250.0 KiB" in drawn
+    assert "warming" not in on_a_terminal(shell, *arguments, "--quiet")
+
+
+def test_warm_fails_for_a_file_that_the_cache_has_no_room_for(
+    shell: Shell, origin: CountingOrigin, cachefiles: str
+) -> None:
+    done = shell.run("warm", "--cache", f"{cachefiles},max_bytes=128K", origin.url("a.bin"))
+    assert done.returncode == ExitStatus.REFUSED
+    assert done.stderr.count(b"\n") == 1
+    assert f"of {len(CONTENT)} bytes".encode() in done.stderr
+
+
+def test_warm_without_a_usable_cache_fails(shell: Shell, origin: CountingOrigin, tmp_path: Path) -> None:
+    cache = f"cachefiles:dir={unusable_directory(tmp_path)}"
+    shell.complaint(ExitStatus.CACHE_UNUSABLE, "warm", "--cache", cache, origin.url("a.bin"))
+    assert origin.n_requests == 0
+
+
+# -- invalidate, evict, pin, unpin -------------------------------------------------------
+
+
+def is_cached(shell: Shell, cachefiles: str, url: str) -> bool:
+    done = shell.run("stat", "--offline", "--cache", cachefiles, url)
+    assert done.returncode in (0, ExitStatus.NOT_CACHED)
+    return done.returncode == 0
+
+
+def test_invalidate_has_a_file_fetched_again_without_asking_the_origin(
+    shell: Shell, origin: CountingOrigin, cachefiles: str
+) -> None:
+    url = origin.url("a.bin")
+    immutable = ("cat", "--coherency", "immutable", "--cache", cachefiles, url)
+    shell.output(*immutable)
+    origin.put("a.bin", CONTENT[::-1])
+    assert shell.output(*immutable) == CONTENT
+    n_requests = origin.n_requests
+    invalidate = ("invalidate", "--cache", cachefiles, "--json", url, origin.url("never cached"))
+    assert json.loads(shell.output(*invalidate)) == {"files": 1, "failed": 0}
+    assert json.loads(shell.output(*invalidate)) == {"files": 0, "failed": 0}
+    assert origin.n_requests == n_requests
+    assert shell.output(*immutable) == CONTENT[::-1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "left"),
+    [
+        (("{}/d/",), {"a", "d2"}),
+        (("--recursive", "{}/d"), {"a", "d2"}),
+        (("-r", "{}/d", "{}/a"), {"d2"}),
+        (("{}/a",), {"d/b", "d/e/c", "d2"}),
+        (("--volume", "{}/nothing/here"), set()),
+        (("file:///",), set()),
+    ],
+)
+def test_invalidate_takes_a_tree_or_a_volume_and_no_neighbour(
+    shell: Shell, tree: Path, cachefiles: str, arguments: tuple[str, ...], left: set[str]
+) -> None:
+    url, names = tree.as_uri(), {"a", "d/b", "d/e/c", "d2"}
+    shell.output("warm", "-r", "--cache", cachefiles, url)
+    done = shell.output("invalidate", "--cache", cachefiles, *(each.format(url) for each in arguments))
+    assert done.decode() == f"{4 - len(left)} cached file(s) invalidated\n"
+    assert {name for name in names if is_cached(shell, cachefiles, f"{url}/{name}")} == left
+
+
+def test_evict_drops_files_but_no_pinned_one(shell: Shell, tree: Path, cachefiles: str) -> None:
+    url = tree.as_uri()
+    shell.output("warm", "-r", "--cache", cachefiles, url)
+    assert shell.output("pin", "--cache", cachefiles, f"{url}/a") == b""
+    assert json.loads(shell.output("stat", "--json", "--cache", cachefiles, f"{url}/a"))["cached"]["pinned"]
+    done = shell.run("evict", "--json", "--cache", cachefiles, f"{url}/a", f"{url}/d2", f"{url}/none")
+    assert done.returncode == ExitStatus.REFUSED
+    assert done.stderr.decode() == f"fscache: {url}/a is pinned; unpin it first\n"
+    assert json.loads(done.stdout) == {"files": 1, "bytes": 100_000, "failed": 1}
+    assert is_cached(shell, cachefiles, f"{url}/a")
+    assert not is_cached(shell, cachefiles, f"{url}/d2")
+    assert shell.output("unpin", "--cache", cachefiles, f"{url}/a", f"{url}/none") == b""
+    assert shell.output("evict", "--cache", cachefiles, f"{url}/a") == b"1 file(s) evicted, 50000 bytes\n"
+    assert not is_cached(shell, cachefiles, f"{url}/a")
+
+
+def test_a_pinned_file_can_be_invalidated(shell: Shell, tree: Path, cachefiles: str) -> None:
+    url = f"{tree.as_uri()}/a"
+    shell.output("warm", "--cache", cachefiles, url)
+    shell.output("pin", "--cache", cachefiles, url)
+    shell.output("invalidate", "--cache", cachefiles, url)
+    assert not is_cached(shell, cachefiles, url)
+
+
+def test_a_pin_that_the_backend_does_not_know_is_refused(
+    shell: Shell, origin: CountingOrigin, plugin_directory: Path
+) -> None:
+    install(plugin_directory, "fscache-plain", "fscache.backend", "plain = plain_backend:Backend")
+    (plugin_directory / "plain_backend.py").write_text(PLAIN)
+    complaint = shell.complaint(ExitStatus.REFUSED, "pin", "--cache", "plain", origin.url("a.bin"))
+    assert "not pinned" in complaint
+
+
+def test_a_pin_ends_with_the_version_and_what_is_not_cached_cannot_be_pinned(
+    shell: Shell, origin: CountingOrigin, cachefiles: str
+) -> None:
+    arguments = ("--cache", cachefiles, origin.url("a.bin"))
+    assert "'fscache warm' it first" in shell.complaint(ExitStatus.REFUSED, "pin", *arguments)
+    shell.output("warm", *arguments)
+    shell.output("pin", *arguments)
+    assert b"\npinned     yes\n" in shell.output("stat", *arguments)
+    origin.put("a.bin", CONTENT[::-1])
+    shell.complaint(ExitStatus.REFUSED, "pin", *arguments)
+    shell.output("warm", *arguments)
+    assert b"\npinned     no\n" in shell.output("stat", *arguments)
+
+
+def test_pin_names_a_file_that_is_not_there(shell: Shell, origin: CountingOrigin, cachefiles: str) -> None:
+    url = origin.url("missing")
+    assert url in shell.complaint(ExitStatus.NOT_FOUND, "pin", "--cache", cachefiles, url)
+
+
+#: A backend that has hardly more than the mandatory hooks.
+PLAIN = """
+from fscache_memory import MemoryBackend
+
+
+class Backend(MemoryBackend):
+    pin_object = unpin_object = is_pinned = add_statistics = statistics = None
+"""
+
+
+# -- verify, stats, objects --------------------------------------------------------------
+
+
+def flip_a_byte(directory: Path) -> None:
+    """Damage what is stored of the one large file of a cache directory."""
+    (data,) = directory.rglob("data")
+    with data.open("r+b") as file:
+        byte = file.read(1)
+        file.seek(0)
+        file.write(bytes([byte[0] ^ 1]))
+
+
+def test_verify_finds_damage_and_repairs_it_if_told_to(
+    shell: Shell, origin: CountingOrigin, cachefiles: str, tmp_path: Path
+) -> None:
+    verify = ("verify", "--cache", cachefiles)
+    shell.output("warm", "--cache", cachefiles, origin.url("a.bin"))
+    assert shell.output(*verify).decode().startswith("cachefiles: 1 object(s), ")
+    assert b"nothing is wrong" in shell.output(*verify)
+    flip_a_byte(tmp_path / "cache")
+    done = shell.run(*verify)
+    assert (done.returncode, done.stderr) == (ExitStatus.DAMAGED, b"")
+    assert b"block 0 does not match its checksum" in done.stdout
+    assert b"1 problem(s), 0 repaired" in done.stdout
+    assert shell.run(*verify).returncode == ExitStatus.DAMAGED  # nothing was changed
+    (report,) = json.loads(shell.output(*verify, "--repair", "--json"))
+    (problem,) = report["problems"]
+    assert problem["repaired"]
+    assert shell.output(*verify).decode() == "cachefiles: 0 object(s), 0 bytes compared: nothing is wrong\n"
+    assert shell.output("cat", "--cache", cachefiles, origin.url("a.bin")) == CONTENT
+
+
+def test_verify_says_which_backend_offers_no_check_and_does_the_others(shell: Shell, cachefiles: str) -> None:
+    done = shell.run("verify", *MEMORY, "--cache", cachefiles)
+    assert done.returncode == ExitStatus.UNSUPPORTED
+    assert done.stderr == b"fscache: cache memory: its backend offers no check of what is stored\n"
+    assert b"nothing is wrong" in done.stdout
+
+
+def test_verify_draws_a_bar_on_a_terminal(shell: Shell, origin: CountingOrigin, cachefiles: str) -> None:
+    shell.output("warm", "--cache", cachefiles, origin.url("a.bin"))
+    assert "verifying cachefiles" in on_a_terminal(shell, "verify", "--cache", cachefiles)
+    assert "verifying" not in on_a_terminal(shell, "verify", "-q", "--cache", cachefiles)
+
+
+def test_stats_adds_up_what_every_process_counted(
+    shell: Shell, origin: CountingOrigin, tmp_path: Path, cachefiles: str
+) -> None:
+    def counters() -> dict[str, int]:
+        found = json.loads(shell.output("stats", "--json", "--cache", cachefiles))
+        (cache,) = found["caches"]
+        assert (cache["backend"], cache["options"]) == ("cachefiles", {"dir": str(tmp_path / "cache")})
+        assert cache["kept"]
+        assert cache["counters"] == found["counters"]
+        return dict(found["counters"])
+
+    assert counters()["stores_n"] == 0
+    shell.output("cat", "--cache", cachefiles, origin.url("a.bin"))
+    first = counters()
+    assert first["stores_n"] > 0
+    origin.put("a.bin", CONTENT[::-1])
+    shell.output("cat", "--cache", cachefiles, origin.url("a.bin"))
+    assert counters()["stores_n"] == 2 * first["stores_n"]
+
+
+def test_stats_prints_what_the_kernel_or_prometheus_would(shell: Shell, cachefiles: str) -> None:
+    kernel = shell.output("stats", "--cache", cachefiles).decode()
+    assert kernel.startswith("FS-Cache statistics\nCookies: idx=")
+    assert len(kernel.splitlines()) == 24
+    text = shell.output("stats", "--format", "prometheus", "--cache", cachefiles)
+    assert b"# TYPE fscache_lookups_n_total counter" in text
+
+
+def test_stats_of_a_cache_that_keeps_none_says_so(shell: Shell, plugin_directory: Path) -> None:
+    install(plugin_directory, "fscache-plain", "fscache.backend", "plain = plain_backend:Backend")
+    (plugin_directory / "plain_backend.py").write_text(PLAIN)
+    done = shell.run("stats", "--cache", "plain:tag=mine")
+    assert (done.returncode, done.stderr) == (
+        0,
+        b"fscache: cache mine keeps no statistics; these are of this run\n",
+    )
+    assert done.stdout.startswith(b"FS-Cache statistics\n")
+
+
+def test_objects_lists_indices_and_the_files_that_are_named(
+    shell: Shell, origin: CountingOrigin, cachefiles: str
+) -> None:
+    url = origin.url("a.bin")
+    shell.output("warm", "--cache", cachefiles, url)
+    n_requests = origin.n_requests
+    lines = json.loads(shell.output("objects", "--json", "--cache", cachefiles))
+    assert [(line["parent"], line["type"], bytes.fromhex(line["key"])) for line in lines] == [
+        (None, 0, b""),
+        (1, 0, b"http"),
+        (2, 0, url.removesuffix("/a.bin").encode()),
+    ]
+    text = shell.output("objects", "--cache", cachefiles, url).decode().splitlines()
+    assert text[0].startswith("OBJECT   PARENT   STAT CHLDN OPS")
+    assert len(text) == 2 + 4
+    (data,) = [line for line in text if " DT " in line]
+    assert data.split(" | ")[1].split()[-2] == b"/a.bin".hex() + ","
+    (short,) = shell.output("objects", "--show", "B", "--cache", cachefiles).decode().splitlines()[2:3]
+    assert short.split(" | ")[1].split()[0] == ".FS-Cache"
+    assert origin.n_requests == n_requests
+
+
+def test_objects_refuses_letters_it_does_not_know_and_files_that_are_not_cached(
+    shell: Shell, origin: CountingOrigin, cachefiles: str
+) -> None:
+    shell.complaint(ExitStatus.USAGE, "objects", "--show", "Q", "--cache", cachefiles)
+    done = shell.run("objects", "--cache", cachefiles, origin.url("a.bin"))
+    assert done.returncode == ExitStatus.NOT_CACHED
+    assert origin.n_requests == 0
 
 
 # -- configuration -----------------------------------------------------------------------
@@ -807,10 +1171,25 @@ def test_a_malformed_command_line_is_one_line(shell: Shell, arguments: tuple[str
     shell.complaint(ExitStatus.USAGE, *arguments)
 
 
-@pytest.mark.parametrize("command", ["", "cat", "cp", "ls", "stat", "stats", "plugins"])
-def test_every_command_has_help(shell: Shell, command: str) -> None:
-    text = shell.output(*command.split(), "--help").decode()
-    assert text.startswith("Usage: ")
+def test_help_lists_every_command(shell: Shell) -> None:
+    text = shell.output("--help").decode()
+    for name, command in fscache_command.commands.items():
+        assert re.search(rf"^  {name} +\S", text, re.MULTILINE), name
+        assert shell.output(name, "-h").decode().startswith("Usage: ")
+        assert command.help
+
+
+@pytest.mark.parametrize("name", sorted(fscache_command.commands))
+def test_every_option_of_a_command_has_help_and_is_documented(name: str) -> None:
+    command = fscache_command.commands[name]
+    page = (Path(__file__).parent.parent / "docs/operations.md").read_text()
+    assert re.search(rf"^fscache {name}\b", page, re.MULTILINE)
+    for option in command.params:
+        if isinstance(option, click.Option):
+            assert option.help, f"{name} {option.opts}"
+            assert any(re.search(rf"(?<![\w-]){re.escape(opt)}(?![\w-])", page) for opt in option.opts), (
+                f"{name} {option.opts}"
+            )
 
 
 def test_reading_a_cached_file_imports_nothing_that_only_others_need(
