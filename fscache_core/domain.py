@@ -29,6 +29,7 @@ class Limits:
     object_max_active: int = max(4, os.cpu_count() or 1)  #: objects being worked on (section 7.6)
     operation_max_active: int = max(2, (os.cpu_count() or 1) // 2)  #: operations in tasks (7.6)
     store_size: int = 64 << 20  #: bytes waiting to be stored, all cookies together
+    fetch_size: int = 256 << 20  #: bytes being fetched, or fetched and kept in memory, all files together
     hook_seconds: float = 60.0  #: after this a hook of a backend counts as hung
     drop_seconds: float = 10.0  #: the same for hooks that are shielded from cancellation
     statistics_seconds: float = 30.0  #: how often counts go to a cache that keeps them
@@ -60,9 +61,22 @@ class Domain:
         self.cookies: OrderedDict[int, Cookie] = OrderedDict()  # every cookie not yet relinquished, by id()
         self.stores_size = 0  # bytes in all cookies' pending stores
         self.stores_changed = trio.lowlevel.ParkingLot()
+        self.fetches_size = 0  # bytes in the buffers of all fetches, those kept included
+        self.kept_fetches_size = 0  # of that, bytes of fetches that are over
+        self.kept_fetches: dict[object, Callable[[], None]] = {}  # those, oldest first; call to free
 
     def spawn(self, function: Callable[[], Awaitable[None]], name: str) -> None:
         self.nursery.start_soon(_shielded, function, name=name)
+
+    @property
+    def fetch_room(self) -> int:
+        """How many bytes more may be fetched at once; what is merely kept makes room."""
+        return max(0, self.limits.fetch_size - self.fetches_size + self.kept_fetches_size)
+
+    def make_fetch_room(self, size: int) -> None:
+        """Free what is merely kept, oldest first, so far as ``size`` more bytes need that."""
+        while self.kept_fetches and self.fetches_size + size > self.limits.fetch_size:
+            next(iter(self.kept_fetches.values()))()
 
     @property
     def has_caches(self) -> bool:

@@ -10,6 +10,7 @@ once more: what another process stored meanwhile is taken from there.
 
 from __future__ import annotations
 
+import copy
 from typing import TYPE_CHECKING
 
 import trio
@@ -80,7 +81,8 @@ class Fetch:
         try:
             while page_index not in self.ready:
                 if self.error is not None:
-                    raise self.error
+                    # One each: a traceback belongs to one reader.
+                    raise copy.copy(self.error) from self.error.__cause__
                 if self.done:
                     return False
                 await self._lot.park()
@@ -119,6 +121,7 @@ class Fetch:
             with self.scope:
                 for other in inode.overlapping(self):  # one that was given up: our ranges may not overlap
                     await other.wait_over()
+                    self._ask_cache = True  # it may have got further after we looked
                 locked = await lock_pages(inode.cookie, self.first, n_pages, self._look_again)
                 if locked is not None or self._ask_cache:
                     await self._read_cached()

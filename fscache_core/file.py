@@ -8,7 +8,7 @@ import trio
 
 from fscache_core.errors import CallerError, StaleError
 from fscache_core.folio import PAGE_SHIFT, page_count
-from fscache_core.readahead import NEVER, Window
+from fscache_core.readahead import Window
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -38,7 +38,12 @@ class File:
         self._window = Window(volume.readahead)
         self._hits = 0
         self._closed = False
-        self._may_reopen = reopen  # until something was handed out
+        # The version that bytes were handed out of.  In a table of one, because `dict.setdefault` lets one
+        # of several threads decide, without a lock that a fork could leave taken.
+        self._decided: dict[None, Inode] = {} if reopen else {None: inode}
+        self._version: Inode | None = None  # the same, for a quick look
+        self._told_size = False  # whether the caller was told how long it is
+        self._reopening: trio.Lock | None = None
 
     def __repr__(self) -> str:
         return f"<File {self._inode}{' (closed)' if self._closed else ''}>"
@@ -53,6 +58,7 @@ class File:
     @property
     def size(self) -> int:
         """Bytes."""
+        self._told_size = True
         return self._inode.size
 
     @property
@@ -68,11 +74,12 @@ class File:
 
         Raises: as `readinto`.
         """
-        size = max(0, min(size, self.size - offset))
-        buffer = bytearray(size)
-        # A reopened file may have become shorter.
-        n = await self.readinto(offset, buffer)
-        return bytes(memoryview(buffer)[:n])
+        while True:
+            inode = self._inode
+            buffer = bytearray(max(0, min(size, inode.size - offset)))
+            n = await self.readinto(offset, buffer)
+            if inode is self._inode:  # else it was reopened, and has another size
+                return bytes(memoryview(buffer)[:n])
 
     async def readinto(self, offset: int, buffer: bytearray | memoryview) -> int:
         """Fill ``buffer`` from ``offset``; returns the number of bytes, less than asked only at the end.
@@ -84,54 +91,73 @@ class File:
 
         Cancellation: the content of the buffer is undefined; nothing else is changed.
         """
-        view = memoryview(buffer).cast("B") if not isinstance(buffer, bytearray) else memoryview(buffer)
+        view = whole = memoryview(buffer)
+        if not isinstance(buffer, bytearray):
+            if view.readonly:
+                raise TypeError("a writable buffer is needed")
+            view = whole = view.cast("B")
         n = self._clamp(offset, len(view))
         if n == 0:
+            self._told_size = True
             await trio.lowlevel.checkpoint()
             return 0
         if n < len(view):
             view = view[:n]
         inode = self._inode
         read = inode.cookie.read_resident
-        if read is not None and read(offset, view) == n:
+        if read is not None and read(offset, view) == n and (self._version is inode or self.decide(inode)):
             stats = self.volume.stats
             stats.hits += 1
             stats.bytes_from_cache += n
-            self._may_reopen = False
             window = self._window
-            window.expected = end = offset + n
+            end = offset + n
             if end >= window.trigger:
-                self.read_on(end)
+                if offset == window.expected:
+                    self.read_on(end)
+                else:
+                    window.rest()
+            window.expected = end
             self._hits += 1
             if self._hits % CHECKPOINT_EVERY:
                 await trio.lowlevel.checkpoint_if_cancelled()
             else:
                 await trio.lowlevel.checkpoint()
             return n
-        return await self._readinto_slowly(offset, view)
+        return await self._readinto_slowly(offset, whole)
+
+    def decide(self, inode: Inode) -> bool:
+        """Before bytes of a version are handed out: whether this file is, from now on, of that version.
+
+        May be called from any thread.  False: it was reopened, and another version is the one.
+        """
+        if self._decided.setdefault(None, inode) is not inode:
+            return False
+        self._version = inode
+        return True
 
     def read_on(self, end: int) -> None:
         """Read ahead of a sequential reader that has come to ``end``."""
         if not self._closed:
             self._inode.read_ahead(*self._window.advance(end))
 
-    async def _readinto_slowly(self, offset: int, view: memoryview) -> int:
+    async def _readinto_slowly(self, offset: int, buffer: memoryview) -> int:
         await trio.lowlevel.checkpoint()
         while True:
-            inode = self._inode
+            n = self._clamp(offset, len(buffer))
+            if n == 0:
+                self._told_size = True
+                return 0
+            inode, window = self._inode, self._window
             try:
-                if not await inode.read_into(offset, view, self._window.read(offset, len(view))):
-                    self._window.trigger = NEVER  # all of it is cached: nothing to read ahead of
+                missed = await inode.read_into(offset, buffer[:n], window.read(offset, n))
             except StaleError:
-                if not self._may_reopen:
+                if not await self._reopen(inode):
                     raise
-                await self._reopen()
-                view = view[: self._clamp(offset, len(view))]
-                if not view:
-                    return 0
                 continue
-            self._may_reopen = False
-            return len(view)
+            if self._version is inode or self.decide(inode):
+                if not missed:
+                    window.rest()  # all of it is cached: nothing to read ahead of
+                return n
 
     def _clamp(self, offset: int, size: int) -> int:
         """How many of ``size`` bytes at ``offset`` the file has."""
@@ -141,17 +167,34 @@ class File:
             raise CallerError(f"{self!r}: offset {offset} is negative")
         return max(0, min(size, self._inode.size - offset))
 
-    async def _reopen(self) -> None:
-        """Take up the origin's present version; nothing of the old one was handed out."""
-        old = self._inode
-        self._inode = await self.volume.open_inode(old.path)
-        self._may_reopen = False  # once: a file that changes faster than it is read is the caller's to handle
-        self._window = Window(self.volume.readahead)
-        self.volume.close_inode(old)
+    async def _reopen(self, stale: Inode) -> bool:
+        """Take up the origin's present version in place of ``stale``.
+
+        False if it is too late for that: bytes of ``stale`` were handed out, or its size, which is
+        another one now.  A file is reopened once at most: one that changes faster than it is read is the
+        caller's to handle.
+        """
+        if self._reopening is None:
+            self._reopening = trio.Lock()
+        async with self._reopening:  # several tasks may have met the change at once
+            if self._decided:
+                return self._decided[None] is not stale
+            inode = await self.volume.open_inode(stale.path)
+            if (
+                self._closed
+                or (self._told_size and inode.size != stale.size)
+                or not self.decide(inode)  # meanwhile somebody got bytes that had been fetched before
+            ):
+                self.volume.close_inode(inode)
+                return False
+            self._inode = inode
+            self._window = Window(self.volume.readahead)
+            self.volume.close_inode(stale)
+            return True
 
     async def stream(self, offset: int = 0) -> AsyncIterator[memoryview]:
         """Yield the file from ``offset`` to its end, in pieces; each is valid until the next is asked for."""
-        buffer = memoryview(bytearray(min(CHUNK_SIZE, max(1, self.size - offset))))
+        buffer = memoryview(bytearray(min(CHUNK_SIZE, max(1, self._inode.size - offset))))
         while n := await self.readinto(offset, buffer):
             yield buffer[:n]
             offset += n
@@ -164,19 +207,24 @@ class File:
 
         Raises: as `readinto`.
         """
-        await self._inode.cookie.wait_lookup()
-        obj = self._inode.cookie.object
-        cached = await obj.resident_pages() if obj is not None and obj.active else None
-        buffer = memoryview(bytearray(min(CHUNK_SIZE, max(1, self.size))))
-        offset = 0
-        while offset < self.size:
-            n = min(len(buffer), self.size - offset)
-            if cached is None or not cached.covers(offset >> PAGE_SHIFT, page_count(n)):
-                await self.readinto(offset, buffer[:n])
-            offset += n
-            if advance is not None:
-                advance(n)
-        await self._inode.wait_stored()
+        told = 0  # bytes
+        while True:
+            inode = self._inode
+            await inode.cookie.wait_lookup()
+            obj = inode.cookie.object
+            cached = await obj.resident_pages() if obj is not None and obj.active else None
+            buffer = memoryview(bytearray(min(CHUNK_SIZE, max(1, inode.size))))
+            offset = 0
+            while offset < inode.size and inode is self._inode:
+                n = min(len(buffer), inode.size - offset)
+                if cached is None or not cached.covers(offset >> PAGE_SHIFT, page_count(n)):
+                    await self.readinto(offset, buffer[:n])
+                offset += n
+                if advance is not None and offset > told and inode is self._inode:
+                    advance(offset - told)
+                    told = offset
+            if inode is self._inode:  # else what was warmed is of a version that is gone
+                return await inode.wait_stored()
 
     async def aclose(self) -> None:
         """Close the file.  What was fetched goes on being stored.  Idempotent."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -13,7 +14,7 @@ from fscache_core.cache import Cache, lookup_cache_tag, make_master_index, relea
 from fscache_core.coherency import Coherency
 from fscache_core.cookie import Cookie, CookieDefinition, acquire_cookie
 from fscache_core.domain import Domain, Limits
-from fscache_core.errors import CallerError, NoNetfsError, UnknownPluginError
+from fscache_core.errors import CallerError, FscacheError, NoNetfsError, UnknownPluginError
 from fscache_core.netfs import Netfs, register_netfs, unregister_netfs
 from fscache_core.plugins import BackendFacade, NetfsFacade
 from fscache_core.readahead import Readahead
@@ -50,6 +51,7 @@ class FsCache:
         self._netfses: dict[str, _Attached] = {}  # by scheme
         self._coherencies: dict[str, Coherency] = {}  # by volume
         self._opening = trio.Lock()
+        self.closed = False
         self.store_at_close = True  #: whether closing waits until what was fetched is stored
 
     # -- caches --------------------------------------------------------------------------
@@ -185,6 +187,7 @@ class FsCache:
           CallerError: not a URL, or a malformed one.
           InstallationError: no adapter for its scheme.
         """
+        self._check_open()
         attached = self._netfs_of(url)
         location = attached.facade.parse_url(url)
         volume = attached.volumes.get(location.volume)
@@ -192,20 +195,30 @@ class FsCache:
             return volume
         async with self._opening:
             volume = attached.volumes.get(location.volume)
+            self._check_open()
             if volume is None:
                 facade = attached.facade
                 data = await facade.call("open_volume", facade.open_volume, location)
-                volume = Volume(
-                    self.domain,
-                    attached.facade,
-                    attached.registered,
-                    location,
-                    data,
-                    self._coherencies.get(location.volume, self.coherency),
-                    self.readahead,
-                )
+                try:
+                    volume = Volume(
+                        self.domain,
+                        attached.facade,
+                        attached.registered,
+                        location,
+                        data,
+                        self._coherencies.get(location.volume, self.coherency),
+                        self.readahead,
+                    )
+                except FscacheError:
+                    with trio.move_on_after(self.domain.limits.drop_seconds, shield=True):
+                        await facade.call("close_volume", facade.close_volume, data)
+                    raise
                 attached.volumes[location.volume] = volume
         return volume
+
+    def _check_open(self) -> None:
+        if self.closed:
+            raise CallerError("this fscache is closed", errno=errno.EBADF)
 
     # -- files ---------------------------------------------------------------------------
 
@@ -261,15 +274,18 @@ class FsCache:
 
     async def close(self, *, store: bool) -> None:
         """Close volumes, cookies and caches, in this order (called by `open_fscache`)."""
+        self.closed = True
         for attached in self._netfses.values():
             for volume in list(attached.volumes.values()):
                 await volume.close(store=store)
             attached.volumes.clear()
         # Cookies that a program of its own left: children before parents.
-        while self.domain.cookies:
-            leaves = [cookie for cookie in self.domain.cookies.values() if not cookie.n_children]
-            for cookie in leaves:
-                await cookie.relinquish()
+        while cookies := list(self.domain.cookies.values()):
+            for cookie in cookies:
+                if not cookie.n_children and not cookie.relinquished:
+                    await cookie.relinquish()
+            if all(cookie.n_children or cookie.relinquished for cookie in self.domain.cookies.values()):
+                await trio.sleep(0.01)  # somebody else is at it
         for cache in list(self.domain.caches):
             await cache.withdraw()
 

@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 #: Bytes of fetched pages that could not be stored, kept for the readers who are about to want them.
 KEPT_SIZE = 16 << 20
 
+#: Bytes that a reader may always have fetched, however little memory is left for fetches.
+SMALLEST_FETCH = 128 << 10
+
 # The file layer's own byte of a label, in front of the adapter's aux data: how strong the evidence was.
 _STRONG = b"\x01"
 _WEAK = b"\x02"
@@ -40,11 +43,11 @@ class Inode:
     """One version of one file."""
 
     __slots__ = (
+        "_asked",
         "_check_time_kept",
         "_damaged_seen",
         "_evicted",
         "_kept",
-        "_n_ended",
         "attributes",
         "checked_at",
         "cookie",
@@ -80,7 +83,7 @@ class Inode:
         self._kept: list[Fetch] = []
         self._damaged_seen = 0
         self._check_time_kept = 0.0
-        self._n_ended = 0  # fetches that are over
+        self._asked: list[PageRuns] = []  # of every reader: pages that the cache did not have
         self.cookie: Cookie = acquire_cookie(volume.domain, volume.cookie, volume.definition, self)
 
     def __str__(self) -> str:
@@ -172,35 +175,35 @@ class Inode:
         first, stats = offset >> PAGE_SHIFT, self.volume.stats
         end = page_count(offset + len(buffer))
         have, asked, missed = PageRuns(), PageRuns(), False
-        n_ended = self._n_ended
-        while (gap := next(have.gaps(first, end - first), None)) is not None:
-            page, n_pages = gap
-            if n_ended != self._n_ended:
-                # What was a hole when the cache was asked may have been filled by a fetch that is over.
-                n_ended = self._n_ended
-                asked.clear()
-            fetch = self._fetch_of(page)
-            if fetch is not None:
-                missed = True
-                if not await self._wait_ready(fetch, page):
+        self._asked.append(asked)
+        try:
+            while (gap := next(have.gaps(first, end - first), None)) is not None:
+                page, n_pages = gap
+                fetch = self._fetch_of(page)
+                if fetch is not None:
+                    missed = True
+                    if not await self._wait_ready(fetch, page):
+                        continue
+                    ready_end = min(fetch.ready_end(page), page + n_pages)
+                    low = max(offset, page << PAGE_SHIFT)
+                    high = min(offset + len(buffer), ready_end << PAGE_SHIFT)
+                    fetch.copy_to(buffer[low - offset : high - offset], low)
+                    have.add(page, ready_end - page)
                     continue
-                ready_end = min(fetch.ready_end(page), page + n_pages)
-                low = max(offset, page << PAGE_SHIFT)
-                high = min(offset + len(buffer), ready_end << PAGE_SHIFT)
-                fetch.copy_to(buffer[low - offset : high - offset], low)
-                have.add(page, ready_end - page)
-                continue
-            n_pages = self._until_fetch(page, n_pages)
-            unasked = next(asked.gaps(page, n_pages), None)
-            if unasked is not None and unasked[0] == page:
-                asked.add(*unasked)
-                await self._read_cached(*unasked, offset, buffer, have)
-                continue
-            if unasked is not None:
-                n_pages = unasked[0] - page
-            await self._wait_store_room()
-            if n_ended == self._n_ended and self._fetch_of(page) is None:
-                self._start_fetches(page, self._until_fetch(page, n_pages), ahead)
+                self.volume.check_open()
+                n_pages = self._until_fetch(page, n_pages)
+                unasked = next(asked.gaps(page, n_pages), None)
+                if unasked is not None and unasked[0] == page:
+                    asked.add(*unasked)
+                    await self._read_cached(*unasked, offset, buffer, have)
+                    continue
+                if unasked is not None:
+                    n_pages = unasked[0] - page
+                if await self._wait_store_room():
+                    continue  # what was missing may have come meanwhile
+                self._start_fetches(page, n_pages, ahead)
+        finally:
+            self._asked.remove(asked)
         if missed:
             stats.misses += 1
         else:
@@ -244,7 +247,7 @@ class Inode:
         if not self.stale:
             self.stale = True
             self.cookie.supersede()
-            self.volume.forget(self)
+            self.volume.outdated(self)
 
     # -- fetching ------------------------------------------------------------------------
 
@@ -271,11 +274,17 @@ class Inode:
         ]
         return min(starts) - page if starts else n_pages
 
-    async def _wait_store_room(self) -> None:
-        """Wait while the cache is so much slower than the origin that memory would fill up."""
+    async def _wait_store_room(self) -> bool:
+        """Wait while the cache is so much slower than the origin that memory would fill up.
+
+        Returns whether it was.
+        """
         domain = self.volume.domain
+        waited = False
         while domain.stores_size > domain.limits.store_size:
+            waited = True
             await domain.stores_changed.park()
+        return waited
 
     def _start_fetches(self, page: int, n_pages: int, ahead: int) -> None:
         """Start fetching a gap, at most a window of it; and what lies ahead, if the reader wants that."""
@@ -283,7 +292,10 @@ class Inode:
         obj = self.cookie.object
         if domain.has_caches and (obj is None or not obj.active):
             self.volume.stats.fallbacks += 1
-        window = max(limits.max_size, limits.fetch_size, PAGE_SIZE) >> PAGE_SHIFT
+        # A share of the memory there is for fetches.  A reader gets a little even when there is none left: it
+        # has lent us as much itself, and to wait could mean to wait for another origin that hangs.
+        share = max(SMALLEST_FETCH, domain.fetch_room // 4)
+        window = min(share, max(limits.max_size, limits.fetch_size, PAGE_SIZE)) >> PAGE_SHIFT
         self._start_run(page, min(n_pages, window), ask_cache=False)
         last = page + min(n_pages, window)
         if n_pages <= window and ahead > last << PAGE_SHIFT:
@@ -291,10 +303,11 @@ class Inode:
 
     def read_ahead(self, offset: int, ahead: int) -> None:
         """Start fetching, or reading from the cache, what lies from ``offset`` to ``ahead``."""
-        page, end = offset >> PAGE_SHIFT, page_count(min(ahead, self.size))
         domain = self.volume.domain
-        if domain.stores_size > domain.limits.store_size // 2:
+        if domain.stores_size > domain.limits.store_size // 2 or self.volume.closed:
             return
+        page, end = offset >> PAGE_SHIFT, page_count(min(ahead, self.size))
+        end = min(end, page + (domain.fetch_room // 4 >> PAGE_SHIFT))
         known = PageRuns()
         for fetch in (*self.fetches, *self._kept):
             known.add(fetch.first, fetch.end - fetch.first)
@@ -302,31 +315,49 @@ class Inode:
             self._start_run(first, n_pages, ask_cache=True)
 
     def _start_run(self, page: int, n_pages: int, *, ask_cache: bool) -> None:
+        domain = self.volume.domain
         step = max(1, self.volume.readahead.fetch_size >> PAGE_SHIFT)
-        while n_pages:
+        while n_pages > 0:
             n = min(n_pages, step)
+            domain.make_fetch_room(n << PAGE_SHIFT)
             fetch = Fetch(self, page, n, ask_cache=ask_cache)
+            domain.fetches_size += fetch.size
             self.fetches.append(fetch)
-            self.volume.domain.spawn(fetch.run, f"fetch {self.path}")
+            domain.spawn(fetch.run, f"fetch {self.path}")
             page += n
             n_pages -= n
 
     def fetch_ended(self, fetch: Fetch) -> None:
         """Called by a fetch's task at its end."""
         self.fetches.remove(fetch)
-        self._n_ended += 1
+        for asked in self._asked:
+            asked.remove(fetch.first, fetch.end - fetch.first)
         if isinstance(fetch.error, StaleError):
             self.become_stale()
-        if not fetch.stored and self.n_open:
-            self._kept.append(fetch)
-            while sum(kept.size for kept in self._kept) > KEPT_SIZE:
-                self._kept.pop(0)
+        domain = self.volume.domain
+        if fetch.stored or not self.n_open or domain.fetches_size > domain.limits.fetch_size:
+            domain.fetches_size -= fetch.size
+            return
+        self._kept.append(fetch)
+        domain.kept_fetches[fetch] = lambda: self._let_go(fetch)
+        domain.kept_fetches_size += fetch.size
+        while sum(kept.size for kept in self._kept) > KEPT_SIZE:
+            self._let_go(self._kept[0])
+
+    def _let_go(self, fetch: Fetch) -> None:
+        """Free a fetch that was kept."""
+        domain = self.volume.domain
+        self._kept.remove(fetch)
+        del domain.kept_fetches[fetch]
+        domain.kept_fetches_size -= fetch.size
+        domain.fetches_size -= fetch.size
 
     # -- closing -------------------------------------------------------------------------
 
     def closed(self) -> None:
         """The last reader is gone: stop what nobody waits for."""
-        self._kept.clear()
+        for fetch in list(self._kept):
+            self._let_go(fetch)
         for fetch in self.fetches:
             if not fetch.n_waiting and not fetch.done:
                 fetch.give_up()

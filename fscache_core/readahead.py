@@ -46,11 +46,15 @@ class Window:
         return self.ahead
 
     def advance(self, end: int) -> tuple[int, int]:
-        """Note that a hit passed ``trigger``; returns the range to read ahead now, as (from, to)."""
+        """Note that a sequential hit passed ``trigger``; returns the range to read ahead, as (from, to)."""
         start = max(end, self.ahead)
         self.size = min(self.limits.max_size, 2 * self.size)
         self._aim(end)
         return start, self.ahead
+
+    def rest(self) -> None:
+        """Read nothing ahead until the next miss."""
+        self.trigger = NEVER
 
     def _aim(self, end: int) -> None:
         if self.size:

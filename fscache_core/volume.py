@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import time
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -27,11 +28,14 @@ from fscache_core.outcome import CookieType, ReserveOutcome
 from fscache_core.stats import VolumeStats
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from fscache_core.netfs import Netfs
     from fscache_core.plugins import NetfsFacade
     from fscache_core.readahead import Readahead
+
+#: Names that are remembered to be missing.
+MAX_ABSENT = 10_000
 
 #: A cookie for whatever is stored under a key: it adopts, and creates nothing.
 _BY_KEY = CookieDefinition(
@@ -87,6 +91,9 @@ class Volume:
         self.cookie: Cookie = acquire_cookie(domain, registered.primary_index, index, data)
         self._inodes = InodeCache()
         self._outdated: set[str] = set()  # paths of which a fetch met another version at the origin
+        self.closed = False
+        self._busy: set[trio.CancelScope] = set()  # what uses the adapter, or the volume's cookie
+        self._rested = trio.lowlevel.ParkingLot()  # woken when something of that ends
         self._absent: dict[str, float] = {}  # path -> trio time until which it is known not to exist
 
     def __repr__(self) -> str:
@@ -182,7 +189,10 @@ class Volume:
         """
         if self.coherency.offline:
             raise OfflineError(f"{self.location.volume} {path}: offline, and listings are not cached")
-        return await self.netfs.call("list_directory", self.netfs.list_directory, self.data, path)
+        self.check_open()
+        with self._under_way():
+            return await self.netfs.call("list_directory", self.netfs.list_directory, self.data, path)
+        raise self._closed_error()
 
     async def invalidate(self, path: str) -> None:
         """See to it that nothing cached of a file is used again.  Files that are open keep their version."""
@@ -223,21 +233,35 @@ class Volume:
         return ()
 
     async def _retire(self, kind: int, key: bytes) -> None:
-        """Delete what is stored under a key, whoever may be reading it."""
+        """Delete what is stored under a key, whoever may be reading it.
+
+        Cancellation: it is carried through.
+        """
+        self.check_open()
+        self._disown(kind, key)
+        cookie = acquire_cookie(self.domain, self.cookie, _BY_KEY, key)
+        cookie.supersede()  # others may open, or retire, the same file meanwhile
+        objects = list(cookie.objects)
+        with self._under_way() as scope:
+            scope.shield = True
+            await cookie.wait_lookup()
+            await cookie.relinquish(retire=True)
+            for obj in objects:
+                await obj.wait_dead()
+        self._disown(kind, key)  # who opened it meanwhile may have found what was to go
+        await trio.lowlevel.checkpoint_if_cancelled()
+
+    def _disown(self, kind: int, key: bytes) -> None:
+        """Let the next open of a file take none of what is in use now."""
         holder = self.cookie.children.get((kind, key))
         if holder is not None and isinstance(holder.netfs_data, Inode):
             holder.netfs_data.become_stale()
-        cookie = acquire_cookie(self.domain, self.cookie, _BY_KEY, key)
-        objects = list(cookie.objects)
-        await cookie.wait_lookup()
-        await cookie.relinquish(retire=True)
-        for obj in objects:
-            await obj.wait_dead()
 
     # -- for files -----------------------------------------------------------------------
 
     async def open_inode(self, path: str) -> Inode:
         """The inode of the version to use now, opened once more; `close_inode` gives it back."""
+        self.check_open()
         inode = self.open_fresh(path)
         if inode is not None:
             return inode
@@ -305,16 +329,28 @@ class Volume:
 
     def settle_inode(self, inode: Inode) -> None:
         """See to an inode whose last reader is gone."""
-        if not inode.n_open:
+        if not inode.n_open and not self.closed:
             inode.closed()
             if (cold := self._inodes.settle(inode)) is not None:
                 self._evict(cold)
 
-    def forget(self, inode: Inode) -> None:
-        """Let the next open of this path look for itself."""
+    def outdated(self, inode: Inode) -> None:
+        """Let the next open of this path ask the origin."""
         self._outdated.add(inode.path)
+        self._forget(inode)
+
+    def _forget(self, inode: Inode) -> None:
+        """Let the next open of this path look for itself."""
         if self._inodes.forget(inode):
             self._evict(inode)
+
+    def check_open(self) -> None:
+        """Raise `CallerError` after `close`."""
+        if self.closed:
+            raise self._closed_error()
+
+    def _closed_error(self) -> CallerError:
+        return CallerError(f"{self!r} is closed", errno=errno.EBADF)
 
     async def close(self, *, store: bool) -> None:
         """Close the volume: every inode, then the adapter's side (core only).
@@ -322,13 +358,23 @@ class Volume:
         Args:
           store: wait until what was fetched is stored; else it is dropped.
         """
+        self.closed = True
         for inode in self._inodes.everything():
             for fetch in list(inode.fetches):
                 fetch.give_up()
+        for inode in self._inodes.everything():
+            inode.closed()
+            for fetch in list(inode.fetches):
+                await fetch.wait_over()
             if store:
                 await inode.wait_stored()
                 await inode.keep_check_time()
             await inode.evict()
+        for scope in self._busy:
+            if not scope.shield:
+                scope.cancel()
+        while self._busy:
+            await self._rested.park()
         await self.cookie.relinquish()
         with trio.move_on_after(self.domain.limits.drop_seconds) as scope:
             try:
@@ -340,10 +386,22 @@ class Volume:
                 "netfs %s: close_volume of %s did not return in time", self.netfs.name, self.location.volume
             )
 
+    @contextmanager
+    def _under_way(self) -> Iterator[trio.CancelScope]:
+        """Around what `close` has to wait for; unless it is shielded, `close` cancels it."""
+        with trio.CancelScope() as scope:
+            self._busy.add(scope)
+            try:
+                yield scope
+            finally:
+                self._busy.remove(scope)
+                self._rested.unpark_all()
+
     # -- inside --------------------------------------------------------------------------
 
     async def _ask(self, path: str) -> object:
         """Ask the origin, minding its recent "no such file"."""
+        self.check_open()
         until = self._absent.get(path)
         if until is not None:
             if trio.current_time() < until:
@@ -353,14 +411,20 @@ class Volume:
             del self._absent[path]
         self.stats.origin_checks += 1
         try:
-            return await self.netfs.call("look_up", self.netfs.look_up, self.data, path)
+            with self._under_way():
+                return await self.netfs.call("look_up", self.netfs.look_up, self.data, path)
+            raise self._closed_error()
         except OriginNotFoundError:
             if self.coherency.negative_ttl_seconds:
+                self._absent.pop(path, None)
                 self._absent[path] = trio.current_time() + self.coherency.negative_ttl_seconds
+                if len(self._absent) > MAX_ABSENT:
+                    del self._absent[next(iter(self._absent))]  # the oldest
             raise
 
     def _open_version(self, path: str, netfs_data: object, checked_at: float) -> Inode:
         """The inode for what the origin just described: the one in use if it is that version."""
+        self.check_open()
         self._outdated.discard(path)
         attributes = self.netfs.get_attr(netfs_data)
         if attributes.kind is FileKind.DIRECTORY:
@@ -381,6 +445,7 @@ class Volume:
 
     async def _adopt(self, path: str) -> Inode | None:
         """An inode of whatever version is cached; None if none is."""
+        self.check_open()
         inode = self._inodes.newest(path)
         if inode is not None:
             self._inodes.hold(inode)
@@ -390,7 +455,7 @@ class Volume:
         try:
             if inode.attributes is not None or await inode.wait_adopted():
                 return self._attached(inode)
-            self.forget(inode)
+            self._forget(inode)
             inode.cookie.supersede()
         except BaseException:
             self.close_inode(inode)
@@ -409,6 +474,9 @@ class Volume:
         return inode
 
     def _evict(self, inode: Inode) -> None:
+        if self.closed:
+            return  # `close` sees to it
+
         async def evict() -> None:
             await inode.wait_stored()
             await inode.keep_check_time()

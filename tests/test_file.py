@@ -21,8 +21,10 @@ from fscache_core import (
     StaleError,
     open_fscache,
 )
+from fscache_core.testing.faulty import Faults, Hang
 from fscache_core.testing.http_origin import CountingOrigin, Fault, Stall
 from fscache_memory import MemoryBackend
+from netfs_http import HttpNetfs
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -443,3 +445,170 @@ async def test_reads_beyond_the_end_are_short_or_empty(fscache_http_origin: Coun
         assert await file.read(1000, 1) == b""
         with pytest.raises(CallerError):
             await file.read(-1, 1)
+
+
+# -- one open file is one version --------------------------------------------------------
+
+
+async def test_a_file_reopened_by_two_tasks_at_once_is_opened_once(
+    fscache_http_origin: CountingOrigin,
+) -> None:
+    origin = fscache_http_origin
+    origin.put("a", content(MIB, 1))
+    async with memory_cache(readahead=Readahead(max_size=0)) as fscache:
+        file = await fscache.open_file(origin.url("a"))
+        old = file.inode
+        origin.put("a", new := content(MIB, 2))
+        found: list[bytes] = []
+
+        async def reader(offset: int) -> None:
+            found.append(await file.read(offset, 65536))
+            assert found[-1] == new[offset : offset + 65536]
+
+        async with trio.open_nursery() as nursery:
+            for number in range(4):
+                nursery.start_soon(reader, number * 4 * 65536)
+        assert len(found) == 4
+        assert old.n_open == 0
+        assert file.inode.n_open == 1
+        await file.aclose()
+        assert file.inode.n_open == 0
+
+
+async def test_a_file_is_not_reopened_behind_a_reader_that_gets_old_bytes_meanwhile(
+    fscache_http_origin: CountingOrigin,
+) -> None:
+    origin = fscache_http_origin
+    origin.put("a", old := content(4 * MIB, 1))
+    stall = Stall(after=0)
+    origin.fault("a", Fault(stall=stall))
+    faults = Faults()
+    async with memory_cache(readahead=Readahead(max_size=0)) as fscache:
+        fscache.add_netfs(HttpNetfs(), scheme="http", wrappers=[faults])
+        origin.clear_faults()
+        file = await fscache.open_file(origin.url("a"))
+        origin.fault("a", Fault(stall=stall))
+        looking_up = faults.arm("look_up", Hang())
+
+        async def early() -> None:
+            assert await file.read(0, 65536) == old[:65536]
+
+        async def late() -> None:
+            with pytest.raises(StaleError):
+                await file.read(2 * MIB, 65536)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(early)
+            await trio.to_thread.run_sync(stall.wait_reached)
+            origin.put("a", content(4 * MIB, 2))
+            nursery.start_soon(late)
+            await looking_up.wait_hit()  # it is being reopened
+            stall.release()
+            await trio.testing.wait_all_tasks_blocked(0.05)  # and old bytes are handed out
+            looking_up.release()
+        assert await file.read(0, 65536) == old[:65536]
+        await file.aclose()
+
+
+async def test_a_file_whose_size_was_told_is_not_reopened_with_another(
+    fscache_http_origin: CountingOrigin,
+) -> None:
+    origin = fscache_http_origin
+    origin.put("a", content(MIB, 1))
+    async with memory_cache() as fscache, await fscache.open_file(origin.url("a")) as file:
+        size = file.size
+        origin.put("a", content(2 * MIB, 2))
+        with pytest.raises(StaleError):  # else half a file would pass for a whole one
+            await file.read(0, size)
+
+
+async def test_a_reopened_file_is_read_to_its_new_end(fscache_http_origin: CountingOrigin) -> None:
+    origin = fscache_http_origin
+    origin.put("a", content(MIB, 1))
+    async with memory_cache() as fscache, await fscache.open_file(origin.url("a")) as file:
+        origin.put("a", new := content(3 * MIB, 2))
+        assert await file.read(0, 10 * MIB) == new
+
+
+async def test_warming_a_file_that_changed_meanwhile_warms_all_of_the_new_version(
+    fscache_http_origin: CountingOrigin,
+) -> None:
+    origin, backend = fscache_http_origin, MemoryBackend()
+    origin.put("a", content(4 * MIB, 1))
+    async with memory_cache(backend, readahead=Readahead(max_size=0)) as fscache:
+        async with await fscache.open_file(origin.url("a")) as file:
+            await file.read(0, 2 * MIB)
+        async with await fscache.open_file(origin.url("a")) as file:
+            origin.put("a", new := content(4 * MIB, 2))
+            told: list[int] = []
+            await file.warm(told.append)  # which finds the first half cached, and the second gone
+            assert sum(told) == 4 * MIB
+    async with memory_cache(backend, offline=True) as fscache:
+        assert await read_all(fscache, origin.url("a")) == new
+
+
+async def test_a_buffer_that_cannot_be_written_is_the_callers_mistake_and_harms_nothing(
+    fscache_http_origin: CountingOrigin, caplog: pytest.LogCaptureFixture
+) -> None:
+    origin = fscache_http_origin
+    origin.put("a", data := content(MIB))
+    async with memory_cache() as fscache:
+        await read_all(fscache, origin.url("a"))
+        async with await fscache.open_file(origin.url("a")) as file:
+            with pytest.raises(TypeError):
+                await file.readinto(0, memoryview(bytes(10)))
+            assert await file.read(0, MIB) == data
+    assert origin.bytes_sent == MIB
+    assert not caplog.records
+
+
+# -- read-ahead --------------------------------------------------------------------------
+
+
+async def test_a_sequential_reader_that_starts_to_jump_about_in_what_is_cached_reads_nothing_ahead(
+    fscache_http_origin: CountingOrigin,
+) -> None:
+    origin, backend = fscache_http_origin, MemoryBackend()
+    origin.put("a", content(64 * MIB))
+    places = range(8 * MIB, 64 * MIB, 8 * MIB)
+    async with (
+        memory_cache(backend, readahead=Readahead(max_size=0)) as fscache,
+        await fscache.open_file(origin.url("a")) as file,
+    ):
+        for place in places:
+            await file.read(place, 65536)
+    async with memory_cache(backend) as fscache, await fscache.open_file(origin.url("a")) as file:
+        await file.read(0, 65536)
+        await file.read(65536, 65536)
+        await trio.testing.wait_all_tasks_blocked(0.05)
+        await file.inode.wait_stored()
+        before = origin.bytes_sent
+        for place in places:
+            await file.read(place, 65536)
+        await trio.testing.wait_all_tasks_blocked(0.05)
+        assert origin.bytes_sent == before
+
+
+# -- when things go wrong ----------------------------------------------------------------
+
+
+async def test_readers_that_share_a_fetch_that_fails_get_an_exception_each(
+    fscache_http_origin: CountingOrigin,
+) -> None:
+    origin = fscache_http_origin
+    origin.put("a", content(MIB))
+    async with memory_cache() as fscache, await fscache.open_file(origin.url("a")) as file:
+        origin.fault("a", Fault(status=403), times=100)
+        raised: list[OriginError] = []
+
+        async def reader() -> None:
+            with pytest.raises(OriginError) as caught:
+                await file.read(0, 65536)
+            raised.append(caught.value)
+
+        async with trio.open_nursery() as nursery:
+            for _ in range(4):
+                nursery.start_soon(reader)
+        assert len({id(error) for error in raised}) == 4
+        assert len({str(error) for error in raised}) == 1
+        assert "403" in str(raised[0])

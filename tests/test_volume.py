@@ -6,8 +6,11 @@ import functools
 from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 import pytest
+import trio
+import trio.testing
 
 from fscache_core import (
+    CallerError,
     Coherency,
     OriginNotFoundError,
     PluginError,
@@ -17,11 +20,13 @@ from fscache_core import (
     open_fscache,
 )
 from fscache_core.outcome import ReserveOutcome
-from fscache_core.testing.http_origin import CountingOrigin
+from fscache_core.testing.faulty import Faults, Hang
+from fscache_core.testing.http_origin import CountingOrigin, Fault, Stall
+from fscache_core.testing.interruption import cancelled_after
 from fscache_memory import MemoryBackend
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
 
     from fscache_core import FsCache
 
@@ -267,3 +272,131 @@ async def test_a_bug_of_an_adapter_is_reported_as_its_own(hook: str) -> None:
             with pytest.raises(PluginError, match="a bug") as caught:
                 await use(origin.url("a"))
             assert caught.value.plugin == "http"
+
+
+# -- several things at once --------------------------------------------------------------
+
+
+async def test_a_file_is_invalidated_by_several_tasks_at_once_while_it_is_read(
+    fscache_http_origin: CountingOrigin,
+) -> None:
+    origin = fscache_http_origin
+    origin.put("a", DATA)
+    async with open_fscache(coherency="ttl=600") as fscache:
+        await fscache.add_cache(MemoryBackend())
+        url = origin.url("a")
+        volume = await fscache.open_volume(url)
+        path = fscache.locate(url).path
+        for number in range(10):
+            origin.put("a", data := DATA + bytes([number]))
+            async with trio.open_nursery() as nursery:
+                for _ in range(3):
+                    nursery.start_soon(volume.invalidate, path)
+                    nursery.start_soon(read_all, fscache, url)
+                    nursery.start_soon(volume.invalidate_below, "")
+            assert await read_all(fscache, url) == data
+
+
+async def test_what_was_opened_while_it_was_invalidated_is_not_used_afterwards(
+    fscache_http_origin: CountingOrigin,
+) -> None:
+    origin, faults = fscache_http_origin, Faults()
+    origin.put("a", DATA)
+    async with open_fscache(coherency="ttl=600") as fscache:
+        await fscache.add_cache(MemoryBackend(), wrappers=[faults])
+        url = origin.url("a")
+        await read_all(fscache, url)
+        volume = await fscache.open_volume(url)
+        origin.put("a", DATA[::-1])
+        dropping = faults.arm("drop_object", Hang())
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(volume.invalidate, fscache.locate(url).path)
+            await dropping.wait_hit()
+            nursery.start_soon(read_all, fscache, url)
+            await trio.testing.wait_all_tasks_blocked(0.05)
+            dropping.release()
+        assert await read_all(fscache, url) == DATA[::-1]
+
+
+async def test_an_invalidation_cancelled_at_any_step_leaves_the_file_to_be_opened(
+    fscache_http_origin: CountingOrigin,
+) -> None:
+    origin = fscache_http_origin
+    origin.put("a", DATA)
+    url = origin.url("a")
+    for n_steps in range(100):
+        async with open_fscache(coherency="ttl=600") as fscache:
+            await fscache.add_cache(MemoryBackend())
+            await read_all(fscache, url)
+            volume = await fscache.open_volume(url)
+            cancelled, _ = await cancelled_after(
+                n_steps, functools.partial(volume.invalidate, fscache.locate(url).path)
+            )
+            assert await read_all(fscache, url) == DATA
+            await volume.invalidate(fscache.locate(url).path)
+            assert await volume.status(fscache.locate(url).path) is None
+        if not cancelled:
+            return
+    raise AssertionError("it never ends")
+
+
+async def test_names_that_are_missing_are_not_remembered_without_bound(
+    fscache_http_origin: CountingOrigin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fscache_core.volume.MAX_ABSENT", 3)
+    origin = fscache_http_origin
+    async with open_fscache(coherency=Coherency(negative_ttl_seconds=600)) as fscache:
+        for number in range(5):
+            with pytest.raises(OriginNotFoundError):
+                await fscache.open_file(origin.url(f"{number}"))
+        requests = origin.n_requests
+        with pytest.raises(OriginNotFoundError):
+            await fscache.open_file(origin.url("4"))
+        assert origin.n_requests == requests
+        with pytest.raises(OriginNotFoundError):
+            await fscache.open_file(origin.url("0"))
+        assert origin.n_requests > requests
+
+
+# -- the end -----------------------------------------------------------------------------
+
+
+async def test_what_is_under_way_when_the_cache_is_closed_ends_with_one_clear_error(
+    fscache_http_origin: CountingOrigin,
+) -> None:
+    origin = fscache_http_origin
+    origin.put("a", DATA * 100)
+    stall = Stall(after=65536)
+    raised: list[BaseException] = []
+
+    async def until_it_fails(function: Callable[[], Awaitable[object]]) -> None:
+        try:
+            while True:
+                await function()
+                await trio.lowlevel.checkpoint()
+        except CallerError as error:
+            raised.append(error)
+
+    async with trio.open_nursery() as nursery:
+        async with open_fscache() as fscache:
+            await fscache.add_cache(MemoryBackend())
+            url = origin.url("a")
+            volume = await fscache.open_volume(url)
+            path = fscache.locate(url).path
+            file = await fscache.open_file(url)
+            await file.read(0, 4096)
+            origin.fault("a", Fault(stall=stall), times=1000)
+            for function in (
+                functools.partial(file.read, 0, file.size),
+                functools.partial(read_all, fscache, url),
+                functools.partial(fscache.look_up, url),
+                functools.partial(volume.invalidate, path),
+                functools.partial(volume.status, path),
+                functools.partial(fscache.open_volume, "file:///"),
+            ):
+                nursery.start_soon(until_it_fails, function)
+            await trio.to_thread.run_sync(stall.wait_reached)
+        nursery.cancel_scope.deadline = trio.current_time() + 30
+    stall.release()
+    assert len(raised) == 6
+    assert all("closed" in str(error) for error in raised)
