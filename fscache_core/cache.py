@@ -130,7 +130,8 @@ class Cache:
         self.domain.caches.insert(0, self)
         if self.backend.add_statistics is not None:
             self._keeper = StatisticsKeeper(self, self.backend.add_statistics)
-            self.domain.spawn(self._keeper.run, f"statistics of {self.tag}")
+            # Not shielded, as other tasks are: nothing is lost if it is cancelled before the withdrawal.
+            self.domain.nursery.start_soon(self._keeper.run, name=f"statistics of {self.tag}")
         # Better than the reference: what was uncached for want of a cache is attached now.
         for cookie in list(self.domain.cookies.values()):
             if cookie.enabled and cookie.type != CookieType.INDEX and not cookie.objects:

@@ -80,6 +80,7 @@ class Cookie:
         "domain",
         "enabled",
         "generation",
+        "invalidated_at",
         "invalidating",
         "key",
         "looking_up",
@@ -120,6 +121,7 @@ class Cookie:
         self.objects: list[CacheObject] = []
         self.marks = PageRuns()  #: pages known to be cached, or to be stored
         self.generation = 0  #: how often all marks were forgotten
+        self.invalidated_at = 0  #: the ``generation`` of the last invalidation
         self.n_damaged = 0  #: stored pages that were found damaged
         self.stores: deque[Folio] = deque()  #: pages waiting to be stored
         self.storing: Folio | None = None  #: pages being stored
@@ -267,6 +269,7 @@ class Cookie:
         """Let the cookie be cached again after `disable`.  No-op if it is enabled. (5.3)"""
         self.check_usable()
         async with self._enablement:
+            self.check_usable()  # it may have been relinquished while we waited
             if self.enabled:
                 return
             self.refresh()
@@ -275,6 +278,7 @@ class Cookie:
                 return
             if self.type != CookieType.INDEX:
                 await self.wait_on_invalidate()
+                self.check_usable()
                 if not self.acquire_objects():
                     return
             self.enabled = True
@@ -290,7 +294,13 @@ class Cookie:
     async def _disable_now(self, invalidate: bool) -> None:
         async with self._enablement:
             if not self.enabled:
-                return
+                if not (invalidate and self.relinquished and self.acquired):
+                    return
+                # Unlike the reference's: what a disabled cookie left stored goes as well.
+                await self.wait_on_invalidate()
+                if not self.acquire_objects():
+                    return
+                self.n_active = 1
             if invalidate:
                 await self.wait_lookup()  # what was not looked up cannot be deleted
             self.enabled = False
@@ -332,10 +342,6 @@ class Cookie:
             stats.relinqs_rtr += 1
         self.relinquished = True
         with trio.CancelScope(shield=True):  # as in `disable`
-            if retire and not self.enabled:
-                # Unlike the reference's: what a disabled cookie left stored goes as well.
-                await self.wait_on_invalidate()
-                self.enabled = self.acquired and self.acquire_objects()
             await self._disable_now(retire)
         self.supersede()
         self.domain.cookies.pop(id(self), None)
@@ -399,6 +405,7 @@ class Cookie:
             self.refresh()
         finally:
             self.generation += 1
+            self.invalidated_at = self.generation
             if not self.enabled or not self.objects:
                 self.distrusted = True  # better than the reference, where this would be no invalidation
                 self.aux_updated = False

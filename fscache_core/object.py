@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Concatenate, ParamSpec, TypeVar
 
@@ -191,6 +192,7 @@ class CacheObject:
         self._created_at = 0.0
         self._rested = trio.lowlevel.ParkingLot()  # woken whenever the machine comes to rest
         self._destroyed: trio.Event | None = None
+        self._judged_at = -1  # the cookie's ``invalidated_at`` when the lookup began
         self._lookup_until = math.inf  # trio time at which a lookup that gets nowhere is given up
         self._pause: trio.CancelScope | None = None  # around a wait that ERROR and KILL end
         self._invalidation: Operation | None = None  # submitted, and the backend has not begun it
@@ -225,7 +227,8 @@ class CacheObject:
             self.domain.stats.lookups_crt += 1
             # Unlike the reference: another process may fill it from here on, so reads must look.
             self.cookie.no_data_yet = False
-        self.cookie.distrusted = False
+        if self._judged_at == self.cookie.invalidated_at:
+            self.cookie.distrusted = False
         self.available = True
 
     def lookup_error(self) -> None:
@@ -318,8 +321,13 @@ class CacheObject:
 
     @property
     def active(self) -> bool:
-        """Whether operations may be carried out: available, live, and the cache is not broken."""
-        return self.available and self.live and not self.cache.broken
+        """Whether operations may be carried out: available, live, and the cache is not broken.
+
+        Unlike in the reference an object that failed is not, even before its machine runs: what it holds may
+        be what an invalidation could not discard.
+        """
+        doomed = self.events & ERROR or self._oob_target is None
+        return self.available and self.live and not doomed and not self.cache.broken
 
     @property
     def dead(self) -> bool:
@@ -570,7 +578,7 @@ class CacheObject:
 
     async def is_pinned(self) -> bool:
         try:
-            return await self.call("upo", bool, self.cache.backend.is_pinned, self)
+            return await self.call(None, bool, self.cache.backend.is_pinned, self)
         except FscacheError as error:
             self.hook_failed(error)
             return False
@@ -578,14 +586,14 @@ class CacheObject:
     async def get_check_time(self) -> float:
         """When the origin last confirmed what is stored; 0.0 if that is not known."""
         try:
-            return await self.call("luo", float, self.cache.backend.get_check_time, self)
+            return await self.call(None, float, self.cache.backend.get_check_time, self)
         except FscacheError as error:
             self.hook_failed(error)
             return 0.0
 
     async def set_check_time(self, check_time: float) -> None:
         try:
-            await self.call("upo", type(None), self.cache.backend.set_check_time, self, check_time)
+            await self.call(None, type(None), self.cache.backend.set_check_time, self, check_time)
         except FscacheError as error:
             self.hook_failed(error)
 
@@ -595,7 +603,7 @@ class CacheObject:
         if hook is None:
             return None
         try:
-            found = await self.call("rap", list, hook, self)
+            found = await self.call(None, Sequence, hook, self)  # type: ignore[type-abstract]
         except FscacheError as error:
             self.hook_failed(error)
             return None
@@ -716,6 +724,7 @@ class CacheObject:
             if older is None:
                 stats.lookups_n += 1
                 self._lookup_called = True
+                self._judged_at = cookie.invalidated_at
                 outcome = await self._change("luo", LookupOutcome, self.cache.backend.lookup_object, self)
             else:
                 outcome = LookupOutcome.RETRY  # it would delete what we find

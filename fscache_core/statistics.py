@@ -30,29 +30,34 @@ class StatisticsKeeper:
     def __init__(self, cache: Cache, add: Callable[[Mapping[str, int]], Awaitable[None]]) -> None:
         self._cache = cache
         self._add = add
-        self._closing = trio.Event()
+        self._scope = trio.CancelScope()
+        self._closing = False
         self._closed = trio.Event()
 
     async def run(self) -> None:
         """The task."""
         seconds = self._cache.domain.limits.statistics_seconds
-        while not self._closing.is_set():
-            with trio.move_on_after(seconds):
-                await self._closing.wait()
-            await self._flush()
-        self._closed.set()
+        try:
+            with self._scope:
+                while True:
+                    await trio.sleep(seconds)
+                    await self._flush()
+        finally:
+            self._closed.set()
 
     async def close(self) -> None:
-        """Flush and end the task."""
-        self._closing.set()
+        """End the task, and flush a last time."""
+        self._scope.cancel()
         await self._closed.wait()
+        self._closing = True
+        await self._flush()
 
     async def _flush(self) -> None:
         cache = self._cache
         domain = cache.domain
         if domain.statistics_to not in (None, cache):
             return
-        domain.statistics_to = None if self._closing.is_set() else cache
+        domain.statistics_to = None if self._closing else cache
         counts = cache.stats.since(domain.kept)
         if counts and not cache.broken:
             domain.kept = cache.stats.as_dict()

@@ -24,7 +24,7 @@ from fscache_core.outcome import (
     WriteOutcome,
 )
 from fscache_core.testing.cache_session import OriginFile, Session, content, open_session, origin_file
-from fscache_core.testing.faulty import Fail, Faults, Hang, Run
+from fscache_core.testing.faulty import Answer, Fail, Faults, Hang, Run
 from fscache_memory import MemoryBackend
 
 if TYPE_CHECKING:
@@ -444,6 +444,42 @@ async def test_retiring_deletes_also_what_a_disabled_cookie_left(bench: Bench) -
     await bench.check(await bench.file(size=SIZE), content(b"v1", SIZE), [])
 
 
+async def test_a_cookie_relinquished_while_it_is_being_enabled_stays_relinquished(bench: Bench) -> None:
+    cookie = await bench.stored()
+    stuck = bench.faults.arm("read_or_alloc_pages", Hang())
+
+    async def enable() -> None:
+        with pytest.raises(CallerError, match="was relinquished"):
+            await cookie.enable()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(bench.read, cookie, 0, 1)
+        await stuck.wait_hit()
+        nursery.start_soon(cookie.disable)
+        await trio.testing.wait_all_tasks_blocked()
+        nursery.start_soon(enable)
+        await trio.testing.wait_all_tasks_blocked()
+        nursery.start_soon(cookie.relinquish)
+        await trio.testing.wait_all_tasks_blocked()
+        stuck.release()
+    assert (cookie.n_active, cookie.enabled) == (0, False)
+
+
+async def test_retiring_a_cookie_that_is_just_being_disabled_deletes_as_well(bench: Bench) -> None:
+    cookie = await bench.stored()
+    stuck = bench.faults.arm("read_or_alloc_pages", Hang())
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(bench.read, cookie, 0, 1)
+        await stuck.wait_hit()
+        nursery.start_soon(cookie.disable)
+        await trio.testing.wait_all_tasks_blocked()
+        nursery.start_soon(lambda: cookie.relinquish(retire=True))
+        await trio.testing.wait_all_tasks_blocked()
+        stuck.release()
+    assert cookie.n_active == 0
+    await bench.check(await bench.file(size=SIZE), content(b"v1", SIZE), [])
+
+
 @pytest.mark.parametrize(
     "use",
     [
@@ -618,6 +654,25 @@ async def test_an_invalidation_that_fails_deletes_everything(bench: Bench) -> No
     assert not cookie.objects
     await cookie.relinquish()
     await bench.check(await bench.file(size=SIZE), content(b"v1", SIZE), [])
+
+
+async def test_a_read_queued_behind_an_invalidation_that_fails_sees_no_old_data(bench: Bench) -> None:
+    cookie = await bench.stored()
+    stuck = bench.faults.arm("invalidate_object", Hang(), at=1)
+    cookie.invalidate()
+    await stuck.wait_hit()
+    outcomes: list[tuple[ReadOutcome, dict[int, bytes]]] = []
+
+    async def read() -> None:
+        outcomes.append(await bench.read(cookie, 0, 4))
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(read)
+        await trio.testing.wait_all_tasks_blocked()
+        stuck.leave = Answer(7).leave  # type: ignore[method-assign]
+        stuck.n_proceed = 0
+        stuck.release()
+    assert outcomes == [(ReadOutcome.NO_BUFFERS, {})]
 
 
 async def test_an_invalidation_overtaken_by_an_io_error_is_not_forgotten(bench: Bench) -> None:
