@@ -16,7 +16,7 @@ help:
 	@echo "make lint     ruff, mypy, import contracts"
 	@echo "make format   let ruff format and fix what it can"
 	@echo "make bench    benchmarks (ARGS=...)"
-	@echo "make soak     the long-running tests (ARGS=...)"
+	@echo "make soak     the cachefiles backend under kills, faults, power cuts and a changing origin (ARGS=--minutes=5)"
 	@echo "make setup    only the set-up, once more, also what could not be installed before"
 	@echo "make clean    remove .venv and everything generated"
 
@@ -49,7 +49,7 @@ bench:
 	@$(BIN)/python -m benchmarks $(ARGS)
 
 soak:
-	@$(BIN)/python -m benchmarks.soak $(ARGS)
+	@$(BIN)/python backends/cachefiles/tests/soak.py $(ARGS)
 
 clean:
 	rm -rf .venv build dist .coverage .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache

@@ -441,7 +441,7 @@ class CacheSpec:
 
     @_cache_spec
     async def sync_cache(self) -> None:
-        """Bring what was stored to stable storage.
+        """Bring what was stored to stable storage, or do nothing if a crash costs only cached data.
 
         Mandatory.  Kernel: ``fscache_cache_ops.sync_cache``.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import random
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
 
 
+@functools.lru_cache(maxsize=64)
 def content_of(name: str, version: int, size: int) -> bytes:
     """The bytes of one version of a file at the origin."""
     return random.Random(f"{name} {version}").randbytes(size)

@@ -1,19 +1,23 @@
 """Die, or be told of a failure, at every system call of filling, replacing, burying and evicting an object.
 
-    python crash_points.py SCENARIO MODE [DIRECTORY]
+    python crash_points.py [--scenario fill ...] [--mode kill ...] [--jobs 2] [--directory DIRECTORY]
 
-A child prepares a cache, then runs the scenario until its n-th system call: there it is killed (``kill``),
-killed in the middle of a write (``torn``), or the call fails with ``EIO`` or ``ENOSPC``.  A second child then
-checks that every byte read is right, that nobody gets an exception, and that the cache works.  n runs from 1
-until the scenario ends by itself.  Prints the number of points; exit status 1 at the first that fails.
+A child runs the scenario, in a cache that was prepared for it, until its n-th system call: there it is
+killed (``kill``), killed in the middle of a write (``torn``), or the call fails with ``EIO`` or
+``ENOSPC``.  A second child then checks that every byte read is right, that nobody gets an exception, and
+that the cache works.  n runs from 1 until the scenario ends by itself.  Prints what was done and found; exit
+status 1 if anything was wrong, with the points and tracebacks on standard error.
 
-The calls are those the package makes through `os`, `fcntl` and pyxattr, counted in every thread.
+The calls are those the package makes through `os`, `fcntl` and pyxattr, counted in every thread.  ``torn``
+tears writes, and dies at no other call: ``kill`` does that.
 """
 
 from __future__ import annotations
 
+import argparse
 import errno
 import fcntl
+import json
 import os
 import shutil
 import signal
@@ -21,11 +25,13 @@ import sys
 import tempfile
 import threading
 import traceback
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+import findings  # type: ignore[import-not-found]
 import trio
 import xattr
 from cachefiles_session import Netfile, Session, bound  # type: ignore[import-not-found]
@@ -42,6 +48,7 @@ CHANGING = {
     xattr: "set remove",
 }
 ASKING = {os: "preadv pread stat listdir fstatvfs", xattr: "get"}
+MODES = ["kill", "torn", "EIO", "ENOSPC"]
 Scenario = Callable[[Session, int], Awaitable[None]]
 
 
@@ -55,7 +62,8 @@ class Interposer:
         self.lock = threading.Lock()
 
     def install(self) -> None:
-        for module, names in (*CHANGING.items(), *(() if self.dies else ASKING.items())):
+        calls = {os: "pwrite"} if self.mode == "torn" else CHANGING
+        for module, names in (*calls.items(), *(() if self.dies else ASKING.items())):
             for name in names.split():
                 setattr(module, name, self.wrapped(name, getattr(module, name)))
 
@@ -178,50 +186,55 @@ SCENARIOS: dict[str, tuple[bool, Scenario]] = {  # whether version 1 is stored b
 OPTIONS = {"bstop": 0, "bcull": 1, "brun": 2, "fstop": 0, "fcull": 1, "frun": 2}
 
 
-async def act(cache: Path, scenario: str, n: int, mode: str) -> None:
-    stored_before, action = SCENARIOS[scenario]
-    if stored_before:
+async def prepare(cache: Path, scenario: str) -> None:
+    if SCENARIOS[scenario][0]:
         async with bound(cache, **OPTIONS) as session:
             await fill(session, 1)
+
+
+async def act(cache: Path, scenario: str, n: int, mode: str) -> int:
     async with bound(cache, **OPTIONS) as session:
         interposer = Interposer(n, mode)
         interposer.install()
-        await action(session, 1)
-    if interposer.count < n:
-        os._exit(42)  # there is no n-th call
+        await SCENARIOS[scenario][1](session, 1)
+    return 0 if interposer.count >= n else NO_SUCH_CALL
 
 
-async def check(cache: Path) -> None:
+async def check(cache: Path) -> int:
     """What is stored of any version is right, can be completed, and is then there."""
+    n_reads = 0
     for turn, version in enumerate((1, 2, 2)):
         async with bound(cache, verify="always", **OPTIONS) as session:
             for name, size in (("small", SMALL), ("large", LARGE), ("empty", 0), ("new", LARGE)):
                 file = Netfile(name, size, version)
                 cookie = await session.open(file)
                 for index, data in (await session.read_cached(cookie)).items():
-                    assert data == file.content[index * PAGE_SIZE : (index + 1) * PAGE_SIZE], (
-                        name,
-                        index,
-                    )
+                    expected = file.content[index * PAGE_SIZE : (index + 1) * PAGE_SIZE]
+                    assert data == expected, f"wrong bytes: {name} {version} page {index}"
                 assert await session.read(cookie) == file.content
                 assert len(await session.read_cached(cookie)) == page_count(size)
                 assert turn < 2 or file.n_fetched == 0
+                n_reads += 3
                 await session.close(cookie)
-    async with bound(cache, **OPTIONS) as session:
-        drift = session.backend.recount()
-        assert drift.n_files >= 0, drift
-        assert drift.n_bytes >= 0, drift
+            if turn == 2:
+                drift = session.backend.recount()
+                assert drift.n_files >= 0, drift
+                assert drift.n_bytes >= 0, drift
     assert os.listdir(cache / "graveyard") == []
+    return n_reads
 
 
-def run(function: Callable[[], Awaitable[None]], log: Path) -> int:
-    """In a child: 0, or 1 with a traceback in the log, or the child's own status."""
+NO_SUCH_CALL = 42
+FAILED = 1
+
+
+def run(function: Callable[[], Awaitable[int]], log: Path) -> int:
+    """In a child: what the function returns, or `FAILED` with a traceback in the log, or minus a signal."""
     pid = os.fork()
     if pid == 0:
-        status = 1
+        status = FAILED
         try:
-            trio.run(function)
-            status = 0
+            status = trio.run(function)
         except BaseException:
             log.write_text(traceback.format_exc())
         finally:
@@ -229,33 +242,96 @@ def run(function: Callable[[], Awaitable[None]], log: Path) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
-def enumerate_points(scenario: str, mode: str, directory: Path) -> int:
-    """How many points there were.  Raises `AssertionError` for one that fails."""
-    n = 0
-    while True:
-        n += 1
-        cache, log = directory / f"cache{n}", directory / f"log{n}"
+def enumerate_points(
+    scenario: str, mode: str, directory: Path, *, first: int = 1, step: int = 1
+) -> tuple[Counter[str], str]:
+    """Every ``step``-th point from ``first`` on: what was found, and what went wrong at which point."""
+    found, complaints, log = Counter[str](), "", directory / "log"
+    prepared = directory / "prepared"
+    assert run(lambda: _done(prepare(prepared, scenario)), log) == 0, log.read_text()
+    dies = mode in ("kill", "torn")
+    n, status = first, 0
+    while status != NO_SUCH_CALL:
+        cache = directory / f"cache{n}"
+        if prepared.exists():
+            shutil.copytree(prepared, cache, symlinks=True)  # with its attributes
         status = run(lambda c=cache, k=n: act(c, scenario, k, mode), log)  # type: ignore[misc]
-        expected = (-signal.SIGKILL, 42) if mode in ("kill", "torn") else (0, 42)
-        if status not in expected:
-            raise AssertionError(f"{scenario} {mode} {n}: ended with {status}\n{log.read_text()}")
-        if run(lambda c=cache: check(c), log):  # type: ignore[misc]
-            raise AssertionError(f"{scenario} {mode} {n}: afterwards\n{log.read_text()}")
+        wrong = status not in (-signal.SIGKILL if dies else 0, NO_SUCH_CALL)
+        if wrong:
+            found["exceptions"] += 1
+        else:
+            afterwards = run(lambda c=cache: check(c), log)  # type: ignore[misc]
+            found["reads checked"] += max(afterwards, 0)
+            if afterwards <= FAILED:
+                wrong = True
+                found["wrong bytes" if "wrong bytes" in log.read_text() else "caches not usable"] += 1
+        if wrong:
+            complaints += f"{scenario} {mode} {n}: ended with {status}\n{log.read_text()}\n"
+            log.unlink()
+            if found.total() > 20 + found["reads checked"] + found["points"]:
+                break  # enough is known
         shutil.rmtree(cache)
-        if status == 42:
-            return n - 1
+        found["points"] += status != NO_SUCH_CALL
+        n += step
+    return found, complaints
 
 
-def main(scenario: str, mode: str, directory: str | None = None) -> int:
-    with tempfile.TemporaryDirectory(dir=directory) as scratch:
-        try:
-            n_points = enumerate_points(scenario, mode, Path(scratch))
-        except AssertionError as error:
-            print(error)
-            return 1
-    print(f"{scenario} {mode}: {n_points} points")
+async def _done(work: Awaitable[None]) -> int:
+    await work
     return 0
 
 
+def in_jobs(scenario: str, mode: str, directory: Path, n_jobs: int) -> tuple[Counter[str], str]:
+    """`enumerate_points` by several processes, each with every ``n_jobs``-th point."""
+    parts: list[tuple[int, Path]] = []
+    for job in range(n_jobs):
+        scratch = directory / f"{scenario} {mode} {job}"
+        scratch.mkdir()
+        pid = os.fork()
+        if pid == 0:
+            status = 1
+            try:
+                result = enumerate_points(scenario, mode, scratch, first=job + 1, step=n_jobs)
+                (scratch / "result").write_text(json.dumps(result))
+                status = 0
+            except BaseException:
+                traceback.print_exc()
+            finally:
+                os._exit(status)
+        parts.append((pid, scratch))
+    found, complaints = Counter[str](), ""
+    for pid, scratch in parts:
+        if os.waitpid(pid, 0)[1]:
+            found["caches not usable"] += 1
+            continue
+        counts, text = json.loads((scratch / "result").read_text())
+        found.update(counts)
+        complaints += text
+        shutil.rmtree(scratch)
+    return found, complaints
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--scenario", nargs="+", choices=list(SCENARIOS), default=list(SCENARIOS))
+    parser.add_argument("--mode", nargs="+", choices=MODES, default=MODES)
+    parser.add_argument("--jobs", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--directory", type=Path)
+    findings.add_json_option(parser)
+    arguments = parser.parse_args()
+    found = Counter(dict.fromkeys(("points", "reads checked", *findings.FAULTS), 0))
+    complaints = ""
+    with tempfile.TemporaryDirectory(dir=arguments.directory) as scratch:
+        for scenario in arguments.scenario:
+            for mode in arguments.mode:
+                part, text = in_jobs(scenario, mode, Path(scratch), arguments.jobs)
+                print(f"{scenario} {mode}: {part['points']} points", file=sys.stderr, flush=True)
+                found.update(part)
+                complaints += text
+    return int(findings.report(found, as_json=arguments.json, complaints=complaints))
+
+
 if __name__ == "__main__":
-    sys.exit(main(*sys.argv[1:]))
+    sys.exit(main())

@@ -1,6 +1,6 @@
 """Cut the power while processes write: snapshots of a filesystem's image, mounted and read elsewhere.
 
-    python power_loss.py KIND [--snapshots 20] [--seed 1] [DIRECTORY]
+    python power_loss.py KIND... [--snapshots 20] [--seed 1] [--directory DIRECTORY]
 
 The image of the filesystem (ext4, xfs or btrfs) lies on an xfs that can clone files, so a snapshot of it is
 one atomic step, as a power cut is.  Meanwhile workers fill, retire and invalidate, and the filesystem is told
@@ -19,13 +19,14 @@ import sys
 import tempfile
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-import trio
-from soak import check, start  # type: ignore[import-not-found]
+import findings  # type: ignore[import-not-found]
+from kills import Tally, is_usable, start  # type: ignore[import-not-found]
 from worker import Origin  # type: ignore[import-not-found]
 
 FICLONE = 0x40049409
@@ -69,12 +70,16 @@ def power_loss(
     origin = Origin(origin_directory)
     rng = random.Random(seed)
     alive: list[int] = []
+    tally = Tally(processes)
     log = directory / "log"
     with mounted(image, kind, directory / "live") as live:
         (live / "cache").mkdir(mode=0o700)
         try:
             cache = live / "cache"
-            alive += [start(cache, origin_directory, f"{seed} {number}", log) for number in range(4)]
+            alive += [
+                start(cache, origin_directory, f"{seed} {number}", log, tally, number)
+                for number in range(processes)
+            ]
             stop = threading.Event()
 
             def write_back() -> None:
@@ -96,15 +101,18 @@ def power_loss(
             for pid in alive:
                 os.kill(pid, signal.SIGKILL)
                 os.waitpid(pid, 0)
-    found = {"snapshots": snapshots, "pages compared": 0, "pages wrong": 0}
+    names = ("power cuts", "reads checked", "pages compared at the end", "blocks found damaged")
+    found = dict.fromkeys((*names, *findings.FAULTS), 0)
+    found["power cuts"], found["reads checked"] = snapshots, tally.total()
     for number in range(snapshots):
         snapshot = directory / f"snapshot{number}"
         with mounted(snapshot, kind, directory / f"after{number}") as after:
-            n_pages, n_wrong = trio.run(check, after / "cache", origin)
-        found["pages compared"] += n_pages
-        found["pages wrong"] += n_wrong
+            is_usable(after / "cache", origin, found)
         snapshot.unlink()
-    found["blocks found damaged"] = log.read_text().count("does not match its checksum")
+    complaints = log.read_text()
+    found["wrong bytes"] += complaints.count("WrongBytesError:")
+    found["exceptions"] += complaints.count("Traceback")
+    found["blocks found damaged"] = complaints.count("does not match its checksum")
     return found
 
 
@@ -124,16 +132,18 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("kind", choices=sorted(MAKE))
+    parser.add_argument("kinds", nargs="+", choices=sorted(MAKE))
     parser.add_argument("--snapshots", type=int, default=20)
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("directory", nargs="?", type=Path)
+    parser.add_argument("--directory", type=Path)
+    findings.add_json_option(parser)
     arguments = parser.parse_args()
-    with cloning_directory(arguments.directory) as directory:
-        found = power_loss(arguments.kind, directory, snapshots=arguments.snapshots, seed=arguments.seed)
-    for name, value in found.items():
-        print(f"{name:28} {value}")
-    return int(found["pages wrong"] > 0)
+    found: Counter[str] = Counter()
+    for kind in arguments.kinds:
+        with cloning_directory(arguments.directory) as directory:
+            part = power_loss(kind, directory, snapshots=arguments.snapshots, seed=arguments.seed)
+        found.update(part)
+    return int(findings.report(found, as_json=arguments.json))
 
 
 if __name__ == "__main__":

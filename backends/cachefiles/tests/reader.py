@@ -15,7 +15,8 @@ import xxhash
 from fscache_core import open_fscache
 
 
-async def main(directory: str, coherency: str, *urls: str) -> None:
+async def main(*arguments: str) -> None:
+    directory, coherency, *urls = arguments
     digests = []
     async with open_fscache(coherency=coherency) as fscache:
         cache = await fscache.add_cache("cachefiles", dir=directory)

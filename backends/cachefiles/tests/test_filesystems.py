@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import shutil
 from typing import TYPE_CHECKING
 
 import pytest
+import trio
 from cachefiles_session import Netfile, bound  # type: ignore[import-not-found]
 
 from fscache_cachefiles.ledger import NOTHING
+from fscache_core.testing.filesystems import loop_mount, why_unavailable
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -53,3 +56,26 @@ async def test_objects_are_retired_resized_and_relabelled_on_this_filesystem(
             await session.close(cookie, retire=size == 1)
         assert session.backend.recount() == NOTHING
     assert os.listdir(fscache_filesystem / "graveyard") == []
+
+
+@pytest.mark.root
+async def test_with_sync_what_was_stored_is_there_after_a_power_cut(tmp_path: Path) -> None:
+    if (why := why_unavailable("ext4")) is not None:
+        pytest.skip(why)
+    with loop_mount("ext4", 32 << 20, tmp_path) as mount:
+        for sync in (False, True):
+            async with bound(mount.path / "cache", sync=sync) as session:
+                for size in SIZES:
+                    await session.read(await session.open(Netfile(f"{size}", size)))
+        shutil.copy(mount.path.parent / "image", tmp_path / "image")  # what the disk holds at this moment
+    after = tmp_path / "after"
+    after.mkdir()
+    await trio.run_process(["mount", "-o", "loop", tmp_path / "image", after])
+    try:
+        async with bound(after / "cache") as session:
+            for size in SIZES:
+                file = Netfile(f"{size}", size)
+                assert await session.read(await session.open(file)) == file.content
+                assert file.n_fetched == 0
+    finally:
+        await trio.run_process(["umount", after])

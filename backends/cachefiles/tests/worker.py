@@ -1,4 +1,4 @@
-"""One of several processes that read, invalidate and retire the same files in one cache directory.
+"""One of several processes that read, invalidate, retire and evict the same files in one cache directory.
 
     python worker.py CACHE ORIGIN SEED SECONDS [N_TASKS]
 
@@ -7,10 +7,12 @@ file must show one version from start to end, or be given up because the origin 
 Prints one line ``reads=… stale=… fetched=…`` and exits 0, or 1 at the first wrong byte, naming it.
 """
 
+import errno
 import os
 import random
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -18,6 +20,8 @@ sys.path.insert(0, str(Path(__file__).parent))
 import trio
 from cachefiles_session import Netfile, Session, bound  # type: ignore[import-not-found]
 
+from fscache_cachefiles import cook_key
+from fscache_cachefiles.backing import Place
 from fscache_core.cookie import Cookie
 from fscache_core.errors import CallerError
 from fscache_core.folio import PAGE_SIZE, page_count
@@ -56,8 +60,16 @@ def hash_of(name: str) -> int:
 
 
 class Worker:
-    def __init__(self, session: Session, origin: Origin, rng: random.Random, deadline: float) -> None:
+    def __init__(
+        self,
+        session: Session,
+        origin: Origin,
+        rng: random.Random,
+        deadline: float,
+        note: Callable[[], None],
+    ) -> None:
         self.session = session
+        self.note = note  # a read was compared
         self.origin = origin
         self.rng = rng
         self.deadline = deadline
@@ -84,6 +96,17 @@ class Worker:
             finally:
                 await self.session.forget(cookie, retire=self.rng.random() < 0.1)
             self.n_fetched += file.n_fetched
+            if self.rng.random() < 0.1:
+                await trio.to_thread.run_sync(self.evict, self.rng.choice(self.origin.names()))
+
+    def evict(self, name: str) -> None:
+        """What a culler does to one object."""
+        index = self.session.volume.object.index
+        try:
+            self.session.backend._bound().namei.cull(Place(index, cook_key(name.encode(), 1)))
+        except OSError as error:
+            if error.errno not in (errno.EBUSY, errno.ESTALE):
+                raise
 
     async def read_some(self, cookie: Cookie, file: Netfile) -> None:
         n_pages = page_count(file.size)
@@ -107,13 +130,22 @@ class Worker:
             if resident is not None and resident != content[first * PAGE_SIZE : first * PAGE_SIZE + size]:
                 raise WrongBytesError(f"{file}: resident range at page {first}")
         self.n_reads += 1
+        self.note()
 
 
-async def main(cache: str, origin: str, seed: str, seconds: str, n_tasks: str = "4") -> None:
+async def main(
+    cache: str,
+    origin: str,
+    seed: str,
+    seconds: str,
+    n_tasks: str = "4",
+    *,
+    note: Callable[[], None] = lambda: None,
+) -> None:
     deadline = time.monotonic() + float(seconds)
     async with bound(cache, bstop=0, bcull=1, brun=2, fstop=0, fcull=1, frun=2) as session:
         workers = [
-            Worker(session, Origin(Path(origin)), random.Random(f"{seed} {number}"), deadline)
+            Worker(session, Origin(Path(origin)), random.Random(f"{seed} {number}"), deadline, note)
             for number in range(int(n_tasks))
         ]
         async with trio.open_nursery() as nursery:

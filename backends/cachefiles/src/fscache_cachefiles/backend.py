@@ -21,7 +21,7 @@ import trio
 from fscache_cachefiles import options, statistics, xattr
 from fscache_cachefiles.admission import Admission
 from fscache_cachefiles.backing import Backing, Index, Place
-from fscache_cachefiles.bind import Root, open_root
+from fscache_cachefiles.bind import Root, open_root, sync_filesystem
 from fscache_cachefiles.blockmap import PAGES_PER_BLOCK
 from fscache_cachefiles.graveyard import Graveyard
 from fscache_cachefiles.ledger import Ledger, Weight, fill_lock_start
@@ -136,7 +136,6 @@ class CachefilesBackend:
         self._root: Root | None = None
         self._work: Work | None = None
         self._master: Index | None = None
-        self._in_use: dict[str, CachefilesObject] = {}  # data objects that were looked up, by path
         #: Blocks that did not match their checksum since the cache was bound.
         self.verification_failures = 0
 
@@ -183,7 +182,7 @@ class CachefilesBackend:
     @cache_hook
     async def sync_cache(self) -> None:
         if self._sync:
-            await self._in_thread(os.sync)
+            await self._in_thread(sync_filesystem, self._bound_root().directory)
 
     def usage(self) -> Weight:
         """How much of the ceilings is taken, by all who share the directory.  The cache must be bound."""
@@ -247,12 +246,6 @@ class CachefilesBackend:
             raise WorldError(f"{obj!r}: its parent is not an index", errno=errno.ENOBUFS)
         obj.place = Place(index, obj.cooked)
         obj.take_version()
-        if not obj.is_index:
-            elder = self._in_use.get(obj.place.path)
-            self._in_use[obj.place.path] = obj
-            if elder is not None and elder.retired and elder.backing is not None:
-                # It will delete what is stored when its turn comes, so we must not find that now.
-                await self._in_thread(self._bound().bury, obj.place, elder.backing.inode)
         for _ in range(_STALE_TRIES):
             try:
                 outcome = await (self._find_index(obj) if obj.is_index else self._find(obj))
@@ -310,7 +303,7 @@ class CachefilesBackend:
         if found is None:
             if not obj.lookup_negative():
                 return LookupOutcome.ABSENT
-            obj.index = await self._in_thread(work.namei.make_index, obj.place, obj.label)
+            obj.index = await self._in_thread(work.creation.make_index, obj.place, obj.label)
             return None if obj.index is None else LookupOutcome.CREATED
         if isinstance(found, OpenedIndex):
             outcome = _judge(obj, found.label, 0)
@@ -378,8 +371,6 @@ class CachefilesBackend:
             return  # not looked up, or the master index, which is never removed
         work = self._bound()
         if not obj.is_index:
-            if self._in_use.get(place.path) is obj:
-                del self._in_use[place.path]
             await self._in_thread(work.drop, obj, place)
         elif index is not None:
             inode = index.inode

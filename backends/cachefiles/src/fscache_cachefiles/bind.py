@@ -7,6 +7,7 @@ Source: the on-disk format, sections 1 and 10.
 """
 
 import contextlib
+import ctypes
 import errno
 import os
 import stat
@@ -174,6 +175,13 @@ def _read_flags(descriptor: int) -> int:
             raise
         return 0
     return os.RWF_NOWAIT
+
+
+def sync_filesystem(descriptor: int) -> None:
+    """Bring everything written to the filesystem of an open file to the disk.  Blocks."""
+    if ctypes.CDLL(None, use_errno=True).syncfs(descriptor):
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
 
 
 def filesystem_type(descriptor: int) -> str:

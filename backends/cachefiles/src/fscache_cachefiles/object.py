@@ -20,6 +20,7 @@ from fscache_cachefiles import xattr
 from fscache_cachefiles.admission import Admission
 from fscache_cachefiles.backing import Backing, ContentChangedError, EntryBusyError, Index, Place
 from fscache_cachefiles.blockmap import PAGES_PER_BLOCK
+from fscache_cachefiles.creation import Creation
 from fscache_cachefiles.graveyard import Graveyard
 from fscache_cachefiles.key import cook_key
 from fscache_cachefiles.ledger import weigh_pages
@@ -93,6 +94,7 @@ class Work:
 
     def __init__(self, namei: Namei, admission: Admission, graveyard: Graveyard) -> None:
         self.namei = namei
+        self.creation = Creation(namei, admission, graveyard)
         self.admission = admission
         self.graveyard = graveyard
 
@@ -125,10 +127,10 @@ class Work:
             if obj.backing is not None or obj.superseded:
                 return obj.backing
             if obj.is_small:
-                obj.backing = self.namei.draft_small(obj.place, obj.size)
+                obj.backing = self.creation.draft_small(obj.place, obj.size)
                 obj.backing.reserved_size = obj.reserved_size
             else:
-                obj.backing = self.namei.make_large(obj.place, obj.label, obj.size)
+                obj.backing = self.creation.make_large(obj.place, obj.label, obj.size)
                 if obj.backing is None:
                     self.adopt(obj)
                 else:
@@ -156,7 +158,7 @@ class Work:
             if found.label == obj.label and found.backing.size == obj.size:
                 old, obj.backing = obj.backing, found.backing
                 if old is not None:
-                    self.namei.discard_draft(old)
+                    self.creation.discard_draft(old)
                 return True
             obj.superseded = obj.backing is None
         return False
@@ -173,7 +175,7 @@ class Work:
         if backing is None:
             return
         if not backing.published:
-            self.namei.discard_draft(backing)
+            self.creation.discard_draft(backing)
             return
         place, inode = backing.place, backing.inode
         if not retire:
@@ -269,7 +271,7 @@ class Work:
 
     def _publish(self, obj: CachefilesObject, draft: Backing) -> None:
         draft.reserved_size = obj.reserved_size
-        if self.namei.publish_small(draft, obj.label):
+        if self.creation.publish_small(draft, obj.label):
             self._note_check_time(obj)
             if obj.pinned:
                 xattr.write_pin(draft.descriptor, Pin(obj.pinned, obj.reserved_size))
@@ -329,7 +331,7 @@ class Work:
             grave = self.namei.bury(old.place, old.inode)
         else:
             grave = None
-            self.namei.discard_draft(old)
+            self.creation.discard_draft(old)
         obj.backing = None
         obj.reserved_size = min(obj.reserved_size, size)
         try:
