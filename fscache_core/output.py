@@ -127,7 +127,7 @@ def file_facts(attributes: FileAttributes, cached: FileStatus | None) -> dict[st
 def _version(attributes: FileAttributes) -> str:
     proves = {
         Strength.STRONG: "strong",
-        Strength.WEAK: "weak: it may have changed without a trace, so it is fetched again",
+        Strength.WEAK: "weak: it may have changed without a trace",
         Strength.NONE: "none: the origin has nothing to tell versions by",
     }
     return f"{attributes.evidence or '-'} ({proves[attributes.strength]})"

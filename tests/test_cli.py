@@ -13,6 +13,7 @@ import termios
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import quote
 
 import click
 import pytest
@@ -605,6 +606,44 @@ def test_warm_recursive_fetches_all_that_is_in_a_tree(
     assert b"is a directory; warm what is in it with -r" in done.stderr
     assert warmed(shell, "-r", "--jobs", str(jobs), *arguments)["files"] == 4
     assert shell.output("cat", "--offline", "--cache", cachefiles, f"{url}/d/e/c") == b"d/e/c" * 50_000
+
+
+@pytest.mark.integration
+def test_warm_recursive_from_a_real_server_serves_all_of_it_offline(
+    shell: Shell, fscache_sftp: SftpServer, cachefiles: str
+) -> None:
+    top = fscache_sftp.root / "cli-warm"
+    contents = {"a b": b"a" * 100_000, "d/ü#?": b"b" * 10, "d/e/c": b""}
+    for name, content in contents.items():
+        (top / name).parent.mkdir(parents=True, exist_ok=True)
+        (top / name).write_bytes(content)
+        os.utime(top / name, (10**9, 10**9))
+    where = f"sshfs://{fscache_sftp.user}@{fscache_sftp.host}:{fscache_sftp.port}"
+    login = (f"known_hosts={fscache_sftp.known_hosts}", f"client_keys={fscache_sftp.client_key}")
+    options = ("--cache", cachefiles, *(part for each in login for part in ("--netfs", f"sshfs:{each}")))
+    summary = warmed(shell, "-r", *options, where + quote(str(top)))
+    assert (summary["files"], summary["bytes"], summary["weak"]) == (3, 100_010, 0)
+    assert warmed(shell, "-r", *options, where + quote(str(top)))["bytes_from_origin"] == 0
+    for name, content in contents.items():
+        assert shell.output("cat", "--offline", *options, where + quote(str(top / name))) == content
+    removed = shell.output("invalidate", *options, where + quote(f"{top}/d/"))
+    assert removed == b"2 cached file(s) invalidated\n"
+
+
+def test_ctrl_c_ends_warm_and_keeps_what_arrived(
+    shell: Shell, origin: CountingOrigin, cachefiles: str
+) -> None:
+    origin.put("large", os.urandom(4 << 20))
+    stall = Stall(after=100_000)
+    origin.fault("large", Fault(stall=stall), times=100)
+    with shell.start("warm", "--cache", cachefiles, origin.url("a.bin"), origin.url("large")) as process:
+        stall.wait_reached()
+        wait_until_stored(shell, "--cache", cachefiles, origin.url("a.bin"))
+        process.send_signal(signal.SIGINT)
+        output, complaint = process.communicate(timeout=60)
+        stall.release()
+    assert (process.returncode, output, complaint) == (ExitStatus.INTERRUPTED, b"", b"")
+    assert shell.run("cat", "--offline", "--cache", cachefiles, origin.url("a.bin")).returncode == 0
 
 
 def test_warm_says_how_much_it_did(shell: Shell, origin: CountingOrigin, cachefiles: str) -> None:

@@ -181,6 +181,7 @@ class Verification:
                 runs, bad = backing.read_runs(at, buffer[:size])
                 self.report.n_bytes += sum(count for _, count in runs) << PAGE_SHIFT
                 damaged += bad
+                self._show()  # a chance to end the walk, also within a large object
         if damaged:
             blocks = ", ".join(map(str, sorted(set(damaged))))
             return f"block {blocks} does not match its checksum"
@@ -213,6 +214,9 @@ class Verification:
 
     def _tick(self) -> None:
         self._n_done += 1
+        self._show()
+
+    def _show(self) -> None:
         if self._progress is not None:
             self._progress(min(self._n_done, self._n_total), self._n_total)
 
