@@ -4,16 +4,21 @@ Hits never enter that loop: they are answered by the backend's ``read_resident``
 Files may be used from many threads.  `BlockingFile.pread_into` and `BlockingFile.pread` do not touch the
 file's position, so threads that share a file should use those.
 
-After ``fork`` the child has no loop: cached bytes can still be read there, everything else raises
-`CallerError`; open the cache again in the child.
+After ``fork`` the child has no loop: cached bytes can still be read there from files that are open,
+everything else raises `CallerError`; open the cache again in the child.
+
+Ctrl-C ends a wait: what was waited for is cancelled, and has let go of the caller's buffer when
+`KeyboardInterrupt` arrives.  A program that ends without closing the cache closes it at exit.
 """
 
 from __future__ import annotations
 
+import atexit
 import io
 import os
+import sys
 import threading
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 import trio
@@ -21,10 +26,10 @@ import trio
 from fscache_core import fscache as _fscache
 from fscache_core.errors import CallerError
 from fscache_core.file import File
-from fscache_core.readahead import NEVER
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator, Sequence
+    from contextlib import AbstractAsyncContextManager
 
     from fscache_core.cache import Cache
     from fscache_core.coherency import Coherency
@@ -41,6 +46,17 @@ KNOWN_URLS = 4096
 P = ParamSpec("P")
 T = TypeVar("T")
 
+_n_forks = 0  # that led to this process
+
+
+def _forked() -> None:
+    global _n_forks
+    _n_forks += 1
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forked)
+
 
 class BlockingFile(io.RawIOBase):
     """An open file.  Wrap it in `io.BufferedReader` for code that reads in small pieces."""
@@ -49,9 +65,14 @@ class BlockingFile(io.RawIOBase):
         super().__init__()
         self._owner = owner
         self._file = file
+        self._to_close = [file]  # until somebody has: taking it out is atomic
         self._position = 0
-        self._lock = threading.Lock()  # of the position
+        self._locks: dict[int, threading.Lock] = {}  # of the position, by process: a fork may leave one taken
         self.name = url
+
+    @property
+    def _lock(self) -> threading.Lock:
+        return self._locks.get(_n_forks) or self._locks.setdefault(_n_forks, threading.Lock())
 
     @property
     def attributes(self) -> FileAttributes:
@@ -67,41 +88,61 @@ class BlockingFile(io.RawIOBase):
 
         The hot path.  Raises as `File.readinto`.
         """
+        file = self._file
+        inode = file.inode
         view = memoryview(buffer)
-        inode = self._file._inode
         n = len(view)
-        if offset + n <= inode.attributes.size and offset >= 0 and view.format == "B":  # type: ignore[union-attr]
+        # What is no plain run of bytes, or not to be written, is for `File.readinto`.
+        if offset >= 0 and (
+            type(buffer) is bytearray or (view.nbytes == n and view.c_contiguous and not view.readonly)
+        ):
+            size = inode.size
+            part = view
+            if offset + n > size:
+                n = max(0, size - offset)
+                part = view[:n]
             read = inode.cookie.read_resident
-            if read is not None and not self.closed and read(offset, view) == n:
+            if (
+                n
+                and read is not None
+                and not self.closed
+                and read(offset, part) == n
+                and (file._version is inode or file.decide(inode))
+            ):
                 stats = inode.volume.stats
                 stats.hits += 1  # a count lost to a race of two threads is no harm
                 stats.bytes_from_cache += n
-                window = self._file._window
-                window.expected = end = offset + n
-                if end < window.trigger:
-                    return n
-                window.trigger = NEVER
-                self._owner.soon(self._file.read_on, end)
+                window = file._window
+                sequential, window.expected = offset == window.expected, offset + n
+                if offset + n >= window.trigger:
+                    window.rest()
+                    if sequential:
+                        self._owner.soon(file.read_on, offset + n)
                 return n
+            if not n and file._version is inode and not self.closed:
+                return 0  # else a longer one may have taken its place
         if self.closed:
             raise ValueError(f"{self.name}: read of closed file")  # as every file object does
-        return self._owner.run(self._file.readinto, offset, view)
+        return self._owner.run(file.readinto, offset, view)
 
     def pread(self, offset: int, size: int) -> bytes:
         """Read ``size`` bytes at ``offset``; fewer only at the end."""
-        buffer = bytearray(max(0, min(size, self.size - offset)))
-        n = self.pread_into(offset, buffer)
-        return bytes(memoryview(buffer)[:n])
+        while True:
+            inode = self._file.inode
+            buffer = bytearray(max(0, min(size, inode.size - offset)))
+            n = self.pread_into(offset, buffer)
+            if inode is self._file.inode:  # else it was reopened, and has another size
+                return bytes(memoryview(buffer)[:n])
 
     def readinto(self, buffer: bytearray | memoryview) -> int:  # type: ignore[override]
         with self._lock:
-            n = self.pread_into(self._position, memoryview(buffer).cast("B"))
+            n = self.pread_into(self._position, buffer)
             self._position += n
         return n
 
     def readall(self) -> bytes:
         with self._lock:
-            data = self.pread(self._position, max(0, self.size - self._position))
+            data = self.pread(self._position, sys.maxsize)
             self._position += len(data)
         return data
 
@@ -113,9 +154,15 @@ class BlockingFile(io.RawIOBase):
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
         with self._lock:
-            start = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self.size}.get(whence)
-            if start is None:
-                raise CallerError(f"{self.name}: whence {whence} is not supported")
+            match whence:
+                case os.SEEK_SET:
+                    start = 0
+                case os.SEEK_CUR:
+                    start = self._position
+                case os.SEEK_END:
+                    start = self.size
+                case _:
+                    raise CallerError(f"{self.name}: whence {whence} is not supported")
             if start + offset < 0:
                 raise CallerError(f"{self.name}: position {start + offset} is negative")
             self._position = start + offset
@@ -125,42 +172,64 @@ class BlockingFile(io.RawIOBase):
         return self._position
 
     def close(self) -> None:
-        if not self.closed:
-            super().close()
-            self._owner.close_file(self._file)
+        super().close()
+        with suppress(IndexError):  # closed before, or by another thread just now
+            self._owner.close_file(self._to_close.pop())
 
 
 class BlockingFsCache:
     """`FsCache` for blocking code.  Made by `open_fscache`; may be used from any thread."""
 
-    def __init__(self, token: trio.lowlevel.TrioToken, fscache: FsCache) -> None:
-        self._token = token
-        self._pid = os.getpid()
+    def __init__(self, loop: _Loop, fscache: FsCache) -> None:
+        self._loop = loop
         self._fscache = fscache
         self._known: dict[str, tuple[Volume, str]] = {}  # URLs that were opened
 
     # -- the loop --
 
     def run(self, function: Callable[..., Awaitable[T]], *args: object) -> T:
-        """Run an async function in the loop and wait for it."""
-        if os.getpid() != self._pid:
+        """Run an async function in the loop and wait for it.
+
+        Raises:
+          CallerError: the cache is closed, or was opened before a fork.
+          KeyboardInterrupt: while waiting; the function was cancelled and has ended.
+        """
+        if not self._loop.is_ours:
             raise CallerError("this fscache was opened before a fork; open it again in this process")
+        scope, ended = trio.CancelScope(), threading.Event()
+
+        async def watched() -> T:
+            try:
+                with scope:
+                    return await function(*args)
+                raise trio.RunFinishedError  # nobody waits for it any more
+            finally:
+                ended.set()
+
         try:
-            return trio.from_thread.run(function, *args, trio_token=self._token)
-        except trio.RunFinishedError:
+            return trio.from_thread.run(watched, trio_token=self._loop.token)
+        except (trio.RunFinishedError, trio.Cancelled):
             raise CallerError("this fscache is closed") from None
+        except BaseException:
+            if not ended.is_set():
+                self.soon(scope.cancel)
+                while not ended.wait(0.05) and self._loop.is_alive():
+                    pass
+            raise
 
     def soon(self, function: Callable[..., object], *args: object) -> None:
         """Have a function called in the loop, without waiting for it."""
-        if os.getpid() == self._pid:
-            self._token.run_sync_soon(function, *args)
+        if self._loop.is_ours:
+            with suppress(trio.RunFinishedError):
+                self._loop.token.run_sync_soon(function, *args)
 
     def close_file(self, file: File) -> None:
-        if os.getpid() == self._pid and file.close_warm():
-            try:
-                self._token.run_sync_soon(file.settle)
-            except trio.RunFinishedError:
-                return  # closing the cache has seen to it
+        if not self._loop.is_ours:
+            return
+        if file._version is None:
+            self.soon(file.close_now)  # it may be being reopened
+        elif file.close_warm():
+            self.soon(file.settle)  # closing the cache has seen to it, if that is over
 
     # -- as FsCache --
 
@@ -210,20 +279,20 @@ class BlockingFsCache:
         """See `FsCache.open_file`."""
 
         # A file that is warm and need not be checked is opened here, without a trip through the loop.
-        if (known := self._known.get(url)) is not None and os.getpid() == self._pid:
+        if (known := self._known.get(url)) is not None and self._loop.is_ours:
             volume, path = known
             if (inode := volume.open_warm(path)) is not None:
                 volume.stats.opens += 1
                 return BlockingFile(self, File(volume, inode, reopen=reopen == "auto"), url)
 
-        async def open_file() -> File:
+        async def open_file() -> BlockingFile:
             file = await self._fscache.open_file(url, reopen=reopen)
             if len(self._known) >= KNOWN_URLS:
                 self._known.clear()
             self._known[url] = file.volume, file.inode.path
-            return file
+            return BlockingFile(self, file, url)  # made here: if it gets lost on the way, it closes itself
 
-        return BlockingFile(self, self.run(open_file), url)
+        return self.run(open_file)
 
     def look_up(self, url: str) -> FileAttributes:
         """See `FsCache.look_up`."""
@@ -237,16 +306,46 @@ class BlockingFsCache:
 class _Loop(threading.Thread):
     """The background thread, from its start to the end of its `trio.run`."""
 
-    def __init__(self, main: Callable[[], Awaitable[None]]) -> None:
+    token: trio.lowlevel.TrioToken
+
+    def __init__(self, opening: AbstractAsyncContextManager[FsCache]) -> None:
+        # A daemon: a program that forgets to close the cache is not to hang.  `end` is called at its exit.
         super().__init__(name="fscache", daemon=True)
-        self._main = main
+        self.fscache: FsCache | None = None
+        self.opened = threading.Event()  # or failed to
+        self.store = True  # whether to wait, at the end, until what was fetched is stored
         self.error: BaseException | None = None
+        self._opening = opening
+        self._finish: trio.Event
+        self._pid = os.getpid()
+
+    @property
+    def is_ours(self) -> bool:
+        """Whether this is the process that has the loop."""
+        return os.getpid() == self._pid
 
     def run(self) -> None:
         try:
             trio.run(self._main)
         except BaseException as error:  # raised again, in the thread that waits for us
             self.error = error
+        finally:
+            self.opened.set()
+
+    async def _main(self) -> None:
+        self.token, self._finish = trio.lowlevel.current_trio_token(), trio.Event()
+        async with self._opening as self.fscache:
+            self.opened.set()
+            await self._finish.wait()
+            self.fscache.store_at_close = self.store
+
+    def end(self) -> None:
+        """Close the cache and wait until that is done.  Idempotent."""
+        if self.is_ours and threading.current_thread() is not self:
+            self.opened.wait()
+            with suppress(trio.RunFinishedError):
+                self.token.run_sync_soon(self._finish.set)
+            self.join()
 
 
 @contextmanager
@@ -259,41 +358,26 @@ def open_fscache(
     readahead: Readahead | None = None,
 ) -> Iterator[BlockingFsCache]:
     """`fscache_core.open_fscache` for blocking code; its loop runs in a background thread."""
-    opened = threading.Event()
-    made: list[BlockingFsCache] = []
-    stop: list[trio.Event] = []
-    store = True
-
-    async def main() -> None:
-        stop.append(trio.Event())
-        async with _fscache.open_fscache(
+    loop = _Loop(
+        _fscache.open_fscache(
             coherency=coherency,
             offline=offline,
             stale_if_error=stale_if_error,
             limits=limits,
             readahead=readahead,
-        ) as fscache:
-            made.append(BlockingFsCache(trio.lowlevel.current_trio_token(), fscache))
-            opened.set()
-            await stop[0].wait()
-            fscache.store_at_close = store
-
-    loop = _Loop(main)
+        )
+    )
     loop.start()
-    while not opened.wait(0.05) and loop.is_alive():
-        pass
-    if not made:
-        loop.join()
-        assert loop.error is not None
-        raise loop.error
+    atexit.register(loop.end)
     try:
-        yield made[0]
+        loop.opened.wait()
+        if loop.fscache is not None:
+            yield BlockingFsCache(loop, loop.fscache)
     except BaseException:
-        store = False
+        loop.store = False
         raise
     finally:
-        if os.getpid() == made[0]._pid:
-            trio.from_thread.run_sync(stop[0].set, trio_token=made[0]._token)
-            loop.join()
-            if loop.error is not None:
-                raise loop.error
+        atexit.unregister(loop.end)
+        loop.end()
+        if loop.error is not None and loop.is_ours:
+            raise loop.error

@@ -238,11 +238,13 @@ class File:
             self.volume.close_inode(self._inode)
 
     def close_warm(self) -> bool:
-        """`close_now` from any thread; True if the trio thread must call `settle` afterwards."""
-        if self._closed:
-            return False
+        """`close_now` from any thread, once bytes were handed out.
+
+        True if the trio thread must call `settle` afterwards.
+        """
+        assert self._version is not None
         self._closed = True
-        return self.volume.close_warm(self._inode)
+        return self.volume.close_warm(self._version)
 
     def settle(self) -> None:
         """The rest of `close_warm`."""

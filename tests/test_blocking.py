@@ -5,14 +5,27 @@ from __future__ import annotations
 import io
 import os
 import random
+import signal
+import subprocess
+import sys
 import tarfile
 import threading
+from array import array
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import pytest
+import trio.testing
 
-from fscache_core import CallerError, InstallationError, OriginNotFoundError, blocking
+from fscache_core import (
+    CallerError,
+    InstallationError,
+    OriginNotFoundError,
+    Readahead,
+    StaleError,
+    blocking,
+)
+from fscache_core.testing.http_origin import Fault, Stall
 from fscache_memory import MemoryBackend
 
 if TYPE_CHECKING:
@@ -189,3 +202,281 @@ def test_after_a_fork_cached_bytes_are_read_and_the_rest_is_refused(tmp_path: Pa
             _, result = os.waitpid(pid, 0)
             assert os.waitstatus_to_exitcode(result) == 0
             assert file.pread(0, 4096) == data[:4096]
+
+
+# -- one version -------------------------------------------------------------------------
+
+
+def test_a_file_is_not_reopened_after_bytes_were_taken_from_the_cache(
+    fscache_http_origin: CountingOrigin,
+) -> None:
+    origin = fscache_http_origin
+    origin.put("a", old := random.Random(1).randbytes(4 * MIB))
+    with blocking.open_fscache(readahead=Readahead(max_size=0)) as fscache:
+        fscache.add_cache(MemoryBackend())
+        with fscache.open_file(origin.url("a")) as warm:
+            warm.pread(0, 65536)
+            while warm.pread(0, 4096) and not fscache.volumes[0].stats.hits:
+                pass  # stored behind the first read
+            with fscache.open_file(origin.url("a")) as file:
+                hits = fscache.volumes[0].stats.hits
+                assert file.pread(0, 4096) == old[:4096]
+                assert fscache.volumes[0].stats.hits == hits + 1
+                origin.put("a", random.Random(2).randbytes(4 * MIB))
+                with pytest.raises(StaleError):
+                    file.pread(MIB, 4096)
+                assert file.pread(0, 4096) == old[:4096]
+
+
+def test_a_file_that_grew_before_its_first_read_is_read_to_its_new_end(
+    fscache: blocking.BlockingFsCache, fscache_http_origin: CountingOrigin, data: bytes
+) -> None:
+    with fscache.open_file(fscache_http_origin.url("a")) as file:
+        fscache_http_origin.put("a", grown := data + data)
+        assert file.readall() == grown
+
+
+# -- hits --------------------------------------------------------------------------------
+
+
+def test_hits_do_not_enter_the_loop_not_even_at_the_end_of_the_file(
+    fscache: blocking.BlockingFsCache,
+    fscache_http_origin: CountingOrigin,
+    data: bytes,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with fscache.open_file(fscache_http_origin.url("a")) as file:
+        file.read()
+        volume = file._file.volume
+        fscache.run(file._file.inode.wait_stored)
+
+        def never(*_: object) -> None:
+            raise AssertionError("it entered the loop")
+
+        monkeypatch.setattr(fscache, "run", never)
+        hits = volume.stats.hits
+        assert file.pread(5, 10) == data[5:15]
+        buffer = bytearray(100)
+        assert file.pread_into(len(data) - 10, buffer) == 10
+        assert buffer[:10] == data[-10:]
+        assert file.pread_into(len(data), buffer) == 0
+        file.seek(-3, os.SEEK_END)
+        assert file.read(100) == data[-3:]
+        assert file.read(100) == b""
+        assert volume.stats.hits == hits + 3
+        monkeypatch.undo()
+
+
+def test_within_the_ttl_a_warm_file_is_opened_and_closed_outside_the_loop(
+    fscache_http_origin: CountingOrigin, data: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = fscache_http_origin.url("a")
+    with blocking.open_fscache(coherency="ttl=600") as fscache:
+        fscache.add_cache(MemoryBackend())
+        with fscache.open_file(url) as file:
+            assert file.read() == data
+            fscache.run(file._file.inode.wait_stored)
+            fscache.run(trio.testing.wait_all_tasks_blocked)
+
+        def never(*_: object) -> None:
+            raise AssertionError("it entered the loop")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(fscache, "run", never)
+            patch.setattr(fscache, "soon", never)
+            for _ in range(3):
+                with fscache.open_file(url) as file:
+                    assert file.pread(0, 4096) == data[:4096]
+
+
+def test_a_buffer_of_another_shape_is_filled_all_the_same(
+    fscache: blocking.BlockingFsCache, fscache_http_origin: CountingOrigin, data: bytes
+) -> None:
+    with fscache.open_file(fscache_http_origin.url("a")) as file:
+        for _ in range(2):
+            numbers = array("I", bytes(4000))
+            assert file.pread_into(0, memoryview(numbers)) == 4000
+            assert numbers.tobytes() == data[:4000]
+            square = memoryview(bytearray(4096)).cast("B", (64, 64))
+            assert file.pread_into(0, square) == 4096
+            assert square.tobytes() == data[:4096]
+            with pytest.raises(TypeError):
+                file.pread_into(0, memoryview(bytes(10)))
+            fscache.run(file._file.inode.wait_stored)
+        assert file.read() == data
+
+
+# -- interruption, threads, the end ------------------------------------------------------
+
+
+def test_ctrl_c_in_a_thread_that_waits_ends_the_wait_and_nothing_writes_its_buffer_later(
+    fscache: blocking.BlockingFsCache, fscache_http_origin: CountingOrigin, data: bytes
+) -> None:
+    origin = fscache_http_origin
+    stall = Stall(after=65536)
+    with fscache.open_file(origin.url("a")) as file:
+        file.pread(2 * MIB, 10)  # it is of this version
+        origin.fault("a", Fault(stall=stall))
+        buffer = bytearray(MIB)
+
+        def interrupt() -> None:
+            stall.wait_reached()
+            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+
+        interrupter = threading.Thread(target=interrupt)
+        interrupter.start()
+        with pytest.raises(KeyboardInterrupt):
+            file.pread_into(0, buffer)
+        interrupter.join()
+        buffer[:] = bytes(MIB)
+        stall.release()
+        assert file.pread(0, MIB) == data[:MIB]
+        assert buffer == bytes(MIB)
+
+
+def test_ctrl_c_while_a_file_is_opened_leaves_no_file_open(
+    fscache: blocking.BlockingFsCache, fscache_http_origin: CountingOrigin, data: bytes
+) -> None:
+    url = fscache_http_origin.url("a")
+    with fscache.open_file(url) as file:
+        inode = file._file.inode
+        fscache_http_origin.latency_seconds = 0.05
+        for delay in (0.0, 0.01, 0.04, 0.05, 0.06):
+            timer = threading.Timer(
+                delay, signal.pthread_kill, (threading.main_thread().ident, signal.SIGINT)
+            )
+            try:
+                timer.start()
+                while True:
+                    fscache.open_file(url).close()
+            except KeyboardInterrupt:
+                pass
+            timer.join()
+        fscache.run(trio.testing.wait_all_tasks_blocked)
+        assert inode.n_open == 1
+
+
+def test_threads_that_read_while_the_cache_is_closed_get_bytes_or_one_clear_error(
+    fscache_http_origin: CountingOrigin, data: bytes
+) -> None:
+    url = fscache_http_origin.url("a")
+    fscache_http_origin.rate = 20 * MIB
+    outcomes: list[str] = []
+    started = threading.Barrier(9)
+
+    def reader(fscache: blocking.BlockingFsCache, number: int) -> None:
+        chooser = random.Random(number)
+        try:
+            started.wait()
+            while True:
+                with fscache.open_file(url) as file:
+                    offset = chooser.randrange(len(data))
+                    assert file.pread(offset, 50_000) == data[offset : offset + 50_000]
+        except CallerError as error:
+            outcomes.append(str(error))
+
+    for _ in range(5):
+        with blocking.open_fscache() as fscache:
+            fscache.add_cache(MemoryBackend())
+            threads = [threading.Thread(target=reader, args=(fscache, number)) for number in range(8)]
+            for thread in threads:
+                thread.start()
+            started.wait()
+            fscache.open_file(url).pread(0, 10)
+        for thread in threads:
+            thread.join(30)
+            assert not thread.is_alive()
+    assert len(outcomes) == 40
+    assert all("closed" in outcome for outcome in outcomes)
+
+
+def test_a_file_may_be_closed_while_others_read_it(
+    fscache: blocking.BlockingFsCache, fscache_http_origin: CountingOrigin, data: bytes
+) -> None:
+    for _ in range(20):
+        file = fscache.open_file(fscache_http_origin.url("a"))
+        started = threading.Barrier(5)
+
+        def reader(file: blocking.BlockingFile, started: threading.Barrier) -> bool:
+            started.wait()
+            try:
+                while True:
+                    if file.pread(100, 50_000) != data[100:50_100]:
+                        return False
+            except (ValueError, CallerError) as error:
+                return "closed" in str(error)
+
+        with ThreadPoolExecutor(4) as pool:
+            results = [pool.submit(reader, file, started) for _ in range(4)]
+            started.wait()
+            file.close()
+            assert all(result.result(30) for result in results)
+
+
+def run_python(code: str, *args: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", code, *args], capture_output=True, text=True, timeout=60, check=False
+    )
+
+
+@pytest.mark.parametrize("how", ["pass", "sys.exit(0)", "del fscache", "1 / 0"])
+def test_a_program_that_never_closes_the_cache_ends_all_the_same(
+    fscache_http_origin: CountingOrigin, data: bytes, tmp_path: Path, how: str
+) -> None:
+    code = (
+        "import sys\n"
+        "from fscache_core import blocking\n"
+        "opened = blocking.open_fscache()\n"
+        "fscache = opened.__enter__()\n"
+        "fscache.add_cache('cachefiles', dir=sys.argv[2])\n"
+        "file = fscache.open_file(sys.argv[1])\n"
+        "print(len(file.read(100_000)), flush=True)\n" + how
+    )
+    done = run_python(code, fscache_http_origin.url("a"), str(tmp_path / "cache"))
+    assert done.stdout == "100000\n"
+    assert ("ZeroDivisionError" in done.stderr) == (how == "1 / 0")
+    assert done.returncode == (how == "1 / 0"), done.stderr
+    assert "fatal" not in done.stderr.lower()
+    if how != "1 / 0":
+        assert not done.stderr
+
+
+# -- fork --------------------------------------------------------------------------------
+
+
+def test_a_fork_while_other_threads_read_leaves_nothing_locked_in_the_child(tmp_path: Path) -> None:
+    data = random.Random(4).randbytes(2 * MIB)
+    (tmp_path / "file").write_bytes(data)
+    os.utime(tmp_path / "file", (1, 1))
+    with blocking.open_fscache() as fscache:
+        fscache.add_cache("cachefiles", dir=str(tmp_path / "cache"))
+        with fscache.open_file(f"file://{tmp_path}/file") as file:
+            file.read()
+            fscache.run(file._file.inode.wait_stored)
+            stop = threading.Event()
+
+            def reader() -> None:
+                while not stop.is_set():
+                    file.seek(0)
+                    file.readinto(bytearray(MIB))
+
+            threads = [threading.Thread(target=reader) for _ in range(2)]
+            for thread in threads:
+                thread.start()
+            results = []
+            for _ in range(30):
+                pid = os.fork()
+                if pid == 0:
+                    signal.alarm(20)  # ends the child with a signal if it hangs
+                    status = 1
+                    try:
+                        file.seek(4096)
+                        status = 0 if file.read(8192) == data[4096 : 4096 + 8192] else 2
+                        file.close()
+                    finally:
+                        os._exit(status)
+                results.append(os.waitpid(pid, 0)[1])
+            stop.set()
+            for thread in threads:
+                thread.join()
+            assert results == [0] * 30
