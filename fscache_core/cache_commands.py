@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from typing import TYPE_CHECKING
 
 import click
 
-from fscache_core.errors import OfflineError, RefusedError
+from fscache_core.errors import OfflineError, RefusedError, UnsupportedError
 from fscache_core.exit_status import ExitStatus
 from fscache_core.inventory import open_indices
 from fscache_core.object_list import LETTERS, list_objects, object_list_json, object_list_text
 from fscache_core.outcome import ReserveOutcome
 from fscache_core.output import printable, write, write_json, write_lines
 from fscache_core.progress import counter, meter
-from fscache_core.session import Failures, Session, json_option, run, say, session_options
+from fscache_core.session import Failures, Session, json_option, run, session_options
 from fscache_core.statistics import kept_statistics
 from fscache_core.stats import Stats
 from fscache_core.verification import verify as verify_cache
@@ -245,28 +246,30 @@ def report_lines(tag: str, report: VerifyReport) -> list[str]:
 @click.option("--json", "form", flag_value="json", help="The same as --format json.")
 @session_options
 @run
-async def stats(form: str, session: Session) -> None:
+async def stats(form: str, session: Session) -> ExitStatus:
     """Show the counters of every process that used the cache, added up.
 
-    A process brings its counts to the cache every 30 seconds and when it ends.  Some backends keep none; then
-    the counters of this run are shown, which is said on standard error.
+    A process brings its counts to the cache every 30 seconds and when it ends.
     """
-    total, caches = dict.fromkeys(Stats().as_dict(), 0), []
+    failures, caches = Failures(), []
+    total: Counter[str] = Counter()
     async with session.open(needs_cache=True) as fscache:
         for settings, cache in zip(session.caches, reversed(fscache.caches), strict=True):
-            kept = await kept_statistics(cache)
-            if kept is None and form != "json":
-                say(f"cache {cache.tag} keeps no statistics; these are of this run")
-            counts = (kept or fscache.stats).as_dict()
-            # A count goes to one cache only, so those of all caches add up.
-            total = {name: total[name] + count for name, count in counts.items()}
-            facts = {"tag": cache.tag, "backend": settings.backend, "options": dict(settings.options)}
-            caches.append({**facts, "kept": kept is not None, "counters": counts})
+            with failures.caught():
+                kept = await kept_statistics(cache)
+                if kept is None:
+                    raise UnsupportedError(f"cache {cache.tag}: its backend keeps no statistics")
+                facts = {"tag": cache.tag, "backend": settings.backend, "options": dict(settings.options)}
+                caches.append({**facts, "counters": kept.as_dict()})
+                total.update(kept.as_dict())  # a count goes to one cache only
+    if not caches:
+        return failures.status
     if form == "json":
-        write_json({"caches": caches, "counters": total})
+        write_json({"caches": caches, "counters": dict(total)})
     else:
         sums = Stats.of(total)
         write(sums.text() if form == "kernel" else sums.prometheus())
+    return failures.status
 
 
 @click.command()

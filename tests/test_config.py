@@ -80,6 +80,14 @@ def test_a_malformed_cache_text_is_refused(text: str, complaint: str) -> None:
 # -- the file ----------------------------------------------------------------------------
 
 
+def test_options_of_one_adapter_add_up_and_none_is_given_twice() -> None:
+    given: list[tuple[str, dict[str, object]]]
+    given = [("s3", {"region": "x"}), ("http", {"a": 1}), ("s3", {"anonymous": True})]
+    assert config.merge_netfs(given) == {"s3": {"region": "x", "anonymous": True}, "http": {"a": 1}}
+    with pytest.raises(CallerError, match="netfs s3: option region is given twice"):
+        config.merge_netfs([*given, ("s3", {"region": "y"})])
+
+
 def test_without_a_file_everything_is_at_its_default() -> None:
     assert config.read_configuration() == config.Configuration()
     assert config.Configuration().coherency.mode is CoherencyMode.ALWAYS
