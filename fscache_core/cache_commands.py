@@ -89,20 +89,21 @@ async def invalidate(
     below it.
     """
     failures, n_files = Failures(), 0
-    async with session.open(urls, needs_cache=True) as fscache:
-        for url in urls:
-            with failures.caught():
-                volume, path = await fscache.open_volume(url), fscache.locate(url).path
-                if whole_volume:
-                    n_files += await volume.invalidate_below()
-                    continue
-                below = recursive or url.endswith("/")
-                if not url.endswith("/"):
-                    n_files += await volume.status(path) is not None
-                    await volume.invalidate(path)
-                if below:
-                    top = path.rstrip("/")
-                    n_files += await volume.invalidate_below(f"{top}/" if top else "")
+    for each in session.apart():
+        async with each.open(urls, needs_cache=True) as fscache:
+            for url in urls:
+                with failures.caught():
+                    volume, path = await fscache.open_volume(url), fscache.locate(url).path
+                    if whole_volume:
+                        n_files += await volume.invalidate_below()
+                        continue
+                    below = recursive or url.endswith("/")
+                    if not url.endswith("/"):
+                        n_files += await volume.status(path) is not None
+                        await volume.invalidate(path)
+                    if below:
+                        top = path.rstrip("/")
+                        n_files += await volume.invalidate_below(f"{top}/" if top else "")
     if as_json:
         write_json({"files": n_files, "failed": failures.n})
     else:
@@ -122,18 +123,19 @@ async def evict(urls: Sequence[str], as_json: bool, session: Session) -> ExitSta
     cached is no failure.  Readers keep what they have open; its room is free when the last of them closes it.
     """
     failures, n_files, n_bytes = Failures(), 0, 0
-    async with session.open(urls, needs_cache=True) as fscache:
-        for url in urls:
-            with failures.caught():
-                volume, path = await fscache.open_volume(url), fscache.locate(url).path
-                cached = await volume.status(path)
-                if cached is None:
-                    continue
-                if cached.pinned:
-                    raise RefusedError(f"{url} is pinned; unpin it first")
-                await volume.invalidate(path)
-                n_files += 1
-                n_bytes += cached.cached_size or 0
+    for each in session.apart():
+        async with each.open(urls, needs_cache=True) as fscache:
+            for url in urls:
+                with failures.caught():
+                    volume, path = await fscache.open_volume(url), fscache.locate(url).path
+                    cached = await volume.status(path)
+                    if cached is None:
+                        continue
+                    if cached.pinned:
+                        raise RefusedError(f"{url} is pinned; unpin it first")
+                    await volume.invalidate(path)
+                    n_files += 1
+                    n_bytes += cached.cached_size or 0
     if as_json:
         write_json({"files": n_files, "bytes": n_bytes, "failed": failures.n})
     else:
@@ -175,11 +177,12 @@ async def pin(urls: Sequence[str], session: Session) -> ExitStatus:
 async def unpin(urls: Sequence[str], session: Session) -> ExitStatus:
     """Let files be culled again.  No failure for one that is not pinned or not cached."""
     failures = Failures()
-    async with session.open(urls, needs_cache=True) as fscache:
-        for url in urls:
-            with failures.caught():
-                volume, path = await fscache.open_volume(url), fscache.locate(url).path
-                await volume.unpin(path)
+    for each in session.apart():
+        async with each.open(urls, needs_cache=True) as fscache:
+            for url in urls:
+                with failures.caught():
+                    volume, path = await fscache.open_volume(url), fscache.locate(url).path
+                    await volume.unpin(path)
     return failures.status
 
 
@@ -197,7 +200,7 @@ async def verify(repair: bool, quiet: bool, as_json: bool, session: Session) -> 
     failures = Failures()
     reports: dict[str, VerifyReport] = {}
     async with session.open(needs_cache=True) as fscache:
-        for cache in reversed(fscache.caches):  # in the order in which they were named
+        for cache in fscache.caches:
             with (
                 failures.caught(),
                 counter(f"verifying {cache.tag}", shown=False if quiet else None) as progress,
@@ -254,7 +257,7 @@ async def stats(form: str, session: Session) -> ExitStatus:
     failures, caches = Failures(), []
     total: Counter[str] = Counter()
     async with session.open(needs_cache=True) as fscache:
-        for settings, cache in zip(session.caches, reversed(fscache.caches), strict=True):
+        for settings, cache in zip(session.caches, fscache.caches, strict=True):
             with failures.caught():
                 kept = await kept_statistics(cache)
                 if kept is None:

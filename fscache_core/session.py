@@ -87,6 +87,11 @@ class Session:
     def caches(self) -> Sequence[config.CacheSettings]:
         return self.configuration.caches or (config.default_cache(),)
 
+    def apart(self) -> Iterator[Session]:
+        """A session for each cache: of several in one, core asks only that in which a file would be stored."""
+        for cache in self.caches:
+            yield Session(dataclasses.replace(self.configuration, caches=(cache,)))
+
     @asynccontextmanager
     async def open(
         self, urls: Sequence[str] = (), *, with_cache: bool = True, needs_cache: bool = False

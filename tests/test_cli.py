@@ -735,6 +735,25 @@ def test_evict_drops_files_but_no_pinned_one(shell: Shell, tree: Path, cachefile
     assert not is_cached(shell, cachefiles, f"{url}/a")
 
 
+@pytest.mark.parametrize("command", ["invalidate", "evict"])
+def test_a_file_is_dropped_from_every_cache_that_is_named(
+    shell: Shell, tree: Path, tmp_path: Path, command: str
+) -> None:
+    url = f"{tree.as_uri()}/a"
+    caches = [f"cachefiles:tag={tag},dir={tmp_path / tag}" for tag in "AB"]
+    for cache in caches:
+        shell.output("warm", "--cache", cache, url)
+    both = [part for cache in caches for part in ("--cache", cache)]
+    assert json.loads(shell.output(command, "--json", *both, url))["files"] == 2
+    assert not any(is_cached(shell, cache, url) for cache in caches)
+    reports = json.loads(shell.output("verify", "--json", *both))
+    assert [report["cache"] for report in reports] == ["A", "B"]
+    found = json.loads(shell.output("stats", "--json", *both))["caches"]
+    assert [(cache["tag"], cache["options"]["dir"]) for cache in found] == [
+        (tag, str(tmp_path / tag)) for tag in "AB"
+    ]
+
+
 def test_a_pinned_file_can_be_invalidated(shell: Shell, tree: Path, cachefiles: str) -> None:
     url = f"{tree.as_uri()}/a"
     shell.output("warm", "--cache", cachefiles, url)
