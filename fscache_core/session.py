@@ -88,7 +88,7 @@ class Session:
         return self.configuration.caches or (config.default_cache(),)
 
     def apart(self) -> Iterator[Session]:
-        """A session for each cache: of several in one, core asks only that in which a file would be stored."""
+        """A session for each cache: of several, core asks only the one in which a file would be stored."""
         for cache in self.caches:
             yield Session(dataclasses.replace(self.configuration, caches=(cache,)))
 
