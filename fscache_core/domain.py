@@ -6,7 +6,7 @@ import itertools
 import logging
 import os
 from collections import OrderedDict
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import trio
@@ -22,6 +22,16 @@ if TYPE_CHECKING:
 log = logging.getLogger("fscache")
 
 
+def _most_warm_inodes() -> int:
+    """Few enough that what they hold open is a small share of the descriptors this process may have."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return 256
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return 256 if soft == resource.RLIM_INFINITY else min(256, soft // 16)
+
+
 @dataclass(frozen=True, slots=True)
 class Limits:
     """Bounds of the run time; every one can be changed, none is needed for correctness."""
@@ -30,6 +40,7 @@ class Limits:
     operation_max_active: int = max(2, (os.cpu_count() or 1) // 2)  #: operations in tasks (7.6)
     store_size: int = 64 << 20  #: bytes waiting to be stored, all cookies together
     fetch_size: int = 256 << 20  #: bytes being fetched, or fetched and kept in memory, all files together
+    warm_inodes: int = field(default_factory=_most_warm_inodes)  #: files kept ready that nobody has open
     hook_seconds: float = 60.0  #: after this a hook of a backend counts as hung
     drop_seconds: float = 10.0  #: the same for hooks that are shielded from cancellation
     statistics_seconds: float = 30.0  #: how often counts go to a cache that keeps them
@@ -61,6 +72,7 @@ class Domain:
         self.cookies: OrderedDict[int, Cookie] = OrderedDict()  # every cookie not yet relinquished, by id()
         self.stores_size = 0  # bytes in all cookies' pending stores
         self.stores_changed = trio.lowlevel.ParkingLot()
+        self.n_volumes = 0
         self.fetches_size = 0  # bytes in the buffers of all fetches, those kept included
         self.kept_fetches_size = 0  # of that, bytes of fetches that are over
         self.kept_fetches: dict[object, Callable[[], None]] = {}  # those, oldest first; call to free

@@ -60,7 +60,7 @@ class Fetch:
         self.error: FscacheError | None = None
         self.done = False  #: nothing more will become ready
         self.over = False
-        self.stored = True  #: whether every ready page was accepted for storing
+        self.stored = True  #: whether every ready page is in the cache, as far as is known
         self.n_waiting = 0
         self.scope = trio.CancelScope(shield=True)
 
@@ -133,6 +133,8 @@ class Fetch:
             self.done = True
             self._lot.unpark_all()
             await inode.cookie.wait_on_page_write(self.first, n_pages)
+            marks = inode.cookie.marks  # which the cookie has of pages it could store
+            self.stored = self.stored and all(marks.covers(*run) for run in self.ready)
             if locked is not None:
                 unlock_pages(locked, self.first, n_pages)
             self.over = True

@@ -16,14 +16,17 @@ if TYPE_CHECKING:
 
     from fscache_core.inode import Inode
 
-#: Inodes nobody has open that are kept, so that opening them again costs a look into a table.
-WARM_INODES = 256
-
 
 class InodeCache:
-    """See the module."""
+    """See the module.
 
-    def __init__(self) -> None:
+    Args:
+      most_warm: how many inodes that nobody has open are kept now, so that opening them again costs a look
+        into a table.  It may change at any time.
+    """
+
+    def __init__(self, most_warm: Callable[[], int]) -> None:
+        self._most_warm = most_warm
         self._lock = threading.Lock()
         self._newest: dict[str, Inode] = {}  # by path
         self._all: set[Inode] = set()  # superseded ones too; trio thread only
@@ -47,7 +50,11 @@ class InodeCache:
             inode.n_open -= 1
             if inode.n_open:
                 return False
-            if self._newest.get(inode.path) is inode and inode.at_rest and len(self._warm) < WARM_INODES:
+            if (
+                self._newest.get(inode.path) is inode
+                and inode.at_rest
+                and len(self._warm) < self._most_warm()
+            ):
                 self._warm[inode.path] = inode
                 return False
             return True
@@ -78,20 +85,21 @@ class InodeCache:
             inode.n_open += 1
             self._warm.pop(inode.path, None)
 
-    def settle(self, inode: Inode) -> Inode | None:
-        """Keep an inode warm that nobody has open; returns one to evict, which may be itself."""
+    def settle(self, inode: Inode) -> list[Inode]:
+        """Keep an inode warm that nobody has open; returns those to evict, itself perhaps among them."""
         with self._lock:
             if inode.n_open:
-                return None  # opened again meanwhile
+                return []  # opened again meanwhile
             if self._newest.get(inode.path) is not inode:
-                return inode
+                return [inode]
             self._warm[inode.path] = inode
             self._warm.move_to_end(inode.path)
-            if len(self._warm) <= WARM_INODES:
-                return None
-            _, coldest = self._warm.popitem(last=False)
-            del self._newest[coldest.path]
-            return coldest
+            cold = []
+            while len(self._warm) > self._most_warm():
+                _, coldest = self._warm.popitem(last=False)
+                del self._newest[coldest.path]
+                cold.append(coldest)
+            return cold
 
     def forget(self, inode: Inode) -> bool:
         """Let the next open of its path find nothing; True if it is to be evicted now."""

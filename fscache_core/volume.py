@@ -89,7 +89,8 @@ class Volume:
             else lambda parent, inode: select_cache(parent, inode.netfs_data),  # type: ignore[attr-defined]
         )
         self.cookie: Cookie = acquire_cookie(domain, registered.primary_index, index, data)
-        self._inodes = InodeCache()
+        domain.n_volumes += 1
+        self._inodes = InodeCache(lambda: domain.limits.warm_inodes // max(1, domain.n_volumes))
         self._outdated: set[str] = set()  # paths of which a fetch met another version at the origin
         self.closed = False
         self._busy: set[trio.CancelScope] = set()  # what uses the adapter, or the volume's cookie
@@ -331,7 +332,7 @@ class Volume:
         """See to an inode whose last reader is gone."""
         if not inode.n_open and not self.closed:
             inode.closed()
-            if (cold := self._inodes.settle(inode)) is not None:
+            for cold in self._inodes.settle(inode):
                 self._evict(cold)
 
     def outdated(self, inode: Inode) -> None:
@@ -359,6 +360,7 @@ class Volume:
           store: wait until what was fetched is stored; else it is dropped.
         """
         self.closed = True
+        self.domain.n_volumes -= 1
         for inode in self._inodes.everything():
             for fetch in list(inode.fetches):
                 fetch.give_up()

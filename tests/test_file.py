@@ -21,7 +21,10 @@ from fscache_core import (
     StaleError,
     open_fscache,
 )
-from fscache_core.testing.faulty import Faults, Hang
+from fscache_core.domain import Limits
+from fscache_core.inode import SMALLEST_FETCH
+from fscache_core.outcome import WriteOutcome
+from fscache_core.testing.faulty import Answer, Faults, Hang
 from fscache_core.testing.http_origin import CountingOrigin, Fault, Stall
 from fscache_memory import MemoryBackend
 from netfs_http import HttpNetfs
@@ -612,3 +615,98 @@ async def test_readers_that_share_a_fetch_that_fails_get_an_exception_each(
         assert len({id(error) for error in raised}) == 4
         assert len({str(error) for error in raised}) == 1
         assert "403" in str(raised[0])
+
+
+async def test_what_could_not_be_stored_is_not_fetched_again_at_once(
+    fscache_http_origin: CountingOrigin,
+) -> None:
+    origin, faults = fscache_http_origin, Faults()
+    origin.put("a", data := content(MIB))
+    faults.arm("write_page", Answer(WriteOutcome.NO_BUFFERS))
+    async with open_fscache() as fscache:
+        await fscache.add_cache(MemoryBackend(), wrappers=[faults])
+        async with await fscache.open_file(origin.url("a")) as file:
+            for _ in range(3):
+                assert await file.read(0, MIB) == data
+    assert origin.bytes_sent == MIB
+
+
+# -- memory ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("cached", [True, False])
+async def test_readers_of_many_files_share_the_memory_for_fetches(
+    fscache_http_origin: CountingOrigin, cached: bool
+) -> None:
+    origin = fscache_http_origin
+    datas = [content(8 * MIB, seed) for seed in range(8)]
+    for number, data in enumerate(datas):
+        origin.put(str(number), data)
+    limits = Limits(fetch_size=8 * MIB)
+    most = 0
+    async with open_fscache(limits=limits) as fscache:
+        if cached:
+            await fscache.add_cache(MemoryBackend())  # else all of it could be kept
+
+        async def reader(number: int) -> None:
+            nonlocal most
+            async with await fscache.open_file(origin.url(str(number))) as file:
+                for offset in range(0, 8 * MIB, 65536):
+                    assert await file.read(offset, 65536) == datas[number][offset : offset + 65536]
+                    most = max(most, fscache.domain.fetches_size)
+
+        async with trio.open_nursery() as nursery:
+            for number in range(8):
+                nursery.start_soon(reader, number)
+        assert most <= limits.fetch_size + 8 * SMALLEST_FETCH
+        assert most > limits.fetch_size // 2
+        if cached:
+            assert origin.bytes_sent == 8 * 8 * MIB
+    assert fscache.domain.fetches_size == 0
+
+
+async def test_a_cache_that_does_not_store_for_a_while_keeps_memory_bounded_and_readers_right(
+    fscache_http_origin: CountingOrigin,
+) -> None:
+    origin, faults = fscache_http_origin, Faults()
+    origin.put("a", data := content(48 * MIB))
+    stuck = faults.arm("write_page", Hang(), at=3)
+    limits = Limits(store_size=4 * MIB, fetch_size=16 * MIB)
+    most = 0
+    async with open_fscache(limits=limits) as fscache:
+        await fscache.add_cache(MemoryBackend(), wrappers=[faults])
+        async with await fscache.open_file(origin.url("a")) as file, trio.open_nursery() as nursery:
+
+            async def reader() -> None:
+                nonlocal most
+                for offset in range(0, 48 * MIB, 65536):
+                    assert await file.read(offset, 65536) == data[offset : offset + 65536]
+                    most = max(most, fscache.domain.fetches_size)
+
+            nursery.start_soon(reader)
+            await stuck.wait_hit()
+            await trio.sleep(0.5)  # as much as comes in this time must not be too much
+            assert fscache.domain.fetches_size <= limits.fetch_size + SMALLEST_FETCH
+            stuck.release()
+        assert most <= limits.fetch_size + SMALLEST_FETCH
+    assert origin.bytes_sent == 48 * MIB
+
+
+async def test_a_reader_goes_on_though_fetches_that_hang_elsewhere_hold_all_the_memory(
+    fscache_http_origin: CountingOrigin,
+) -> None:
+    origin = fscache_http_origin
+    origin.put("slow", content(8 * MIB))
+    origin.put("a", data := content(8 * MIB, 2))
+    stall = Stall(after=0)
+    async with open_fscache(limits=Limits(fetch_size=MIB)) as fscache:
+        await fscache.add_cache(MemoryBackend())
+        slow = await fscache.open_file(origin.url("slow"))
+        origin.fault("slow", Fault(stall=stall), times=1000)
+        async with trio.open_nursery() as nursery:
+            for at in range(6):
+                nursery.start_soon(slow.read, at * MIB, MIB)
+            await trio.testing.wait_all_tasks_blocked(0.05)
+            assert await read_all(fscache, origin.url("a")) == data
+            stall.release()
+        await slow.aclose()
