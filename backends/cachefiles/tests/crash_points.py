@@ -3,13 +3,15 @@
     python crash_points.py [--scenario fill ...] [--mode kill ...] [--jobs 2] [--directory DIRECTORY]
 
 A child runs the scenario, in a cache that was prepared for it, until its n-th system call: there it is
-killed (``kill``), killed in the middle of a write (``torn``), or the call fails with ``EIO`` or
-``ENOSPC``.  A second child then checks that every byte read is right, that nobody gets an exception, and
-that the cache works.  n runs from 1 until the scenario ends by itself.  Prints what was done and found; exit
-status 1 if anything was wrong, with the points and tracebacks on standard error.
+killed (``kill``), killed in the middle of a write (``torn``), or the call fails with ``EIO``, ``ENOSPC`` or
+``EMFILE`` (of which only the first may stop the cache).  A second child then checks that every byte read is
+right, that nobody gets an exception, and that the cache works.  n runs from 1 until the scenario ends by
+itself.  Prints what was done and found; exit status 1 if anything was wrong, with the points and tracebacks
+on standard error.
 
-The calls are those the package makes through `os`, `fcntl` and pyxattr, counted in every thread.  ``torn``
-tears writes, and dies at no other call: ``kill`` does that.
+The calls are those the package makes through `os`, `fcntl` and pyxattr, in every thread.  Dying before
+a call that only asks is dying before the next one that does not; ENOSPC and EMFILE come from the calls that
+can say so, EIO from all.
 """
 
 from __future__ import annotations
@@ -41,14 +43,20 @@ from fscache_cachefiles.backing import Place
 from fscache_core.folio import PAGE_SIZE, page_count
 
 SMALL, LARGE = 10_000, 200_000
-# Dying before a call that changes nothing is dying before the next one that does.
 CHANGING = {
     os: "open mkdir rename unlink rmdir link ftruncate pwrite utime posix_fallocate",
     fcntl: "flock fcntl",
     xattr: "set remove",
 }
 ASKING = {os: "preadv pread stat listdir fstatvfs", xattr: "get"}
-MODES = ["kill", "torn", "EIO", "ENOSPC"]
+CALLS = {
+    "kill": [*CHANGING.items()],
+    "torn": [(os, "pwrite")],
+    "EIO": [*CHANGING.items(), *ASKING.items()],
+    "ENOSPC": [(os, "open mkdir rename link ftruncate pwrite posix_fallocate"), (xattr, "set")],
+    "EMFILE": [(os, "open dup listdir")],
+}
+MODES = list(CALLS)
 Scenario = Callable[[Session, int], Awaitable[None]]
 
 
@@ -62,8 +70,7 @@ class Interposer:
         self.lock = threading.Lock()
 
     def install(self) -> None:
-        calls = {os: "pwrite"} if self.mode == "torn" else CHANGING
-        for module, names in (*calls.items(), *(() if self.dies else ASKING.items())):
+        for module, names in CALLS[self.mode]:
             for name in names.split():
                 setattr(module, name, self.wrapped(name, getattr(module, name)))
 
@@ -159,8 +166,8 @@ async def evict(session: Session, version: int) -> None:
 
 
 def _cull_all(session: Session) -> None:
-    if session.cache.broken:
-        return
+    if session.cache.broken or session.volume.object is None:
+        return  # its directory could not be opened
     work = session.backend._bound()
     index = session.volume.object.index
     for name in ("small", "large", "empty"):
@@ -197,6 +204,7 @@ async def act(cache: Path, scenario: str, n: int, mode: str) -> int:
         interposer = Interposer(n, mode)
         interposer.install()
         await SCENARIOS[scenario][1](session, 1)
+        assert mode == "EIO" or not session.cache.broken
     return 0 if interposer.count >= n else NO_SUCH_CALL
 
 

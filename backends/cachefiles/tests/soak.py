@@ -3,9 +3,10 @@
     python soak.py [--minutes 30] [--seed 1] [--directory DIRECTORY] [PART ...]
 
 Parts: ``kills`` (processes killed at random), ``crash-points`` (every system call of every scenario: killed,
-torn, EIO, ENOSPC), ``power-loss`` (snapshots under load, on ext4, xfs and btrfs), ``changing-origin`` (8
-processes, 4 tasks each, on every filesystem).  Crash points are always all of them; the others grow with
-``--minutes``.  Prints what each did and found, and the sums; exit status 1 if anything was wrong.
+torn, EIO, ENOSPC, EMFILE), ``power-loss`` (snapshots under load, on ext4, xfs and btrfs),
+``changing-origin`` (8 processes, 4 tasks each, on every filesystem).  Crash points are always all of them;
+the others grow with ``--minutes``.  Prints what each did and found, and the sums; exit status 1 if anything
+was wrong.
 """
 
 import argparse

@@ -13,7 +13,7 @@ from fscache_core.testing.filesystems import FILESYSTEM_KINDS, why_unavailable
 
 HERE = Path(__file__).parent
 SCENARIOS = ["fill", "reread", "replace", "relabel", "resize", "invalidate", "retire", "promise", "evict"]
-MODES = ["kill", "torn", "EIO", "ENOSPC"]
+MODES = ["kill", "torn", "EIO", "ENOSPC", "EMFILE"]
 
 pytestmark = [pytest.mark.crash, pytest.mark.processes, pytest.mark.slow]
 

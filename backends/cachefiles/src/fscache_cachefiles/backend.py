@@ -23,11 +23,12 @@ from fscache_cachefiles.admission import Admission
 from fscache_cachefiles.backing import Backing, Index, Place
 from fscache_cachefiles.bind import Root, open_root, sync_filesystem
 from fscache_cachefiles.blockmap import PAGES_PER_BLOCK
+from fscache_cachefiles.descriptors import Descriptors, default_max_open
 from fscache_cachefiles.graveyard import Graveyard
 from fscache_cachefiles.ledger import Ledger, Weight, fill_lock_start
 from fscache_cachefiles.lock import try_lock_range, unlock_range
 from fscache_cachefiles.namei import BusyError, Namei, Opened, OpenedIndex
-from fscache_cachefiles.object import CachefilesObject, Work
+from fscache_cachefiles.object import NO_ROOM, CachefilesObject, Work
 from fscache_cachefiles.scan import weigh_all
 from fscache_cachefiles.secctx import CreationLabel
 from fscache_cachefiles.space import SpaceGuard, statvfs_of
@@ -91,6 +92,8 @@ class CachefilesBackend:
         0 <= stop < cull < run < 100.
       max_bytes, max_files: ceilings for the whole directory, whoever writes to it.  Sizes may be
         written as ``500M`` or ``20G``.
+      max_open: descriptors that objects may hold; half of what the process may have if not given.  A small
+        object takes 1, a larger one 3; one that would be too many is read from the origin.
       force: use a directory on a network filesystem.
       sync: flush the filesystem when the cache is withdrawn.  Nothing needs it: a crash costs cached
         data, never wrong data.
@@ -116,6 +119,7 @@ class CachefilesBackend:
         fstop: int | str = 1,
         max_bytes: int | str | None = None,
         max_files: int | str | None = None,
+        max_open: int | str | None = None,
         force: bool | str = False,
         sync: bool | str = False,
         secctx: str | None = None,
@@ -129,6 +133,7 @@ class CachefilesBackend:
         )
         self._max_bytes = options.size("max_bytes", max_bytes)
         self._max_files = options.size("max_files", max_files)
+        self._max_open = options.size("max_open", max_open)
         self._force = options.switch("force", force)
         self._sync = options.switch("sync", sync)
         self._label = CreationLabel(secctx)
@@ -158,7 +163,9 @@ class CachefilesBackend:
             ledger.open()
             admission = Admission(guard, ledger)
             graveyard = Graveyard(root.graveyard, ledger)
-            work = Work(Namei(root, admission, graveyard, self._verify), admission, graveyard)
+            max_open = default_max_open() if self._max_open is None else self._max_open
+            namei = Namei(root, admission, graveyard, self._verify, Descriptors(max_open))
+            work = Work(namei, admission, graveyard)
             graveyard.reap()
         except BaseException as error:
             root.close()
@@ -187,6 +194,11 @@ class CachefilesBackend:
     def usage(self) -> Weight:
         """How much of the ceilings is taken, by all who share the directory.  The cache must be bound."""
         return self._bound().admission.ledger.usage()
+
+    @property
+    def n_open(self) -> int:
+        """How many descriptors objects hold.  The cache must be bound."""
+        return self._bound().namei.descriptors.n_open
 
     def recount(self) -> Weight:
         """Put the account right by counting what is stored; returns how much it was too high.  Blocks."""
@@ -274,6 +286,10 @@ class CachefilesBackend:
                 obj.label, obj.size = found.label, found.backing.size
                 obj.check_time = found.check_time
                 await self._bring_up_to_date(obj, outcome)
+                del found
+                if work.namei.descriptors.is_over:
+                    # It can be retired, or used as soon as others are closed; until then it is not held.
+                    await self._in_thread(lambda: work.relinquish_backing(obj, retire=False))
                 obj.obtained_object()
                 return LookupOutcome.OBTAINED
             inode = found.backing.inode
@@ -355,7 +371,8 @@ class CachefilesBackend:
     async def invalidate_object(self, op: "Operation") -> None:
         obj = _own(op.object)
         work = self._bound()
-        await self._in_thread(lambda: work.relinquish_backing(obj, retire=True))
+        assert obj.place is not None
+        await self._in_thread(work.discard, obj, obj.place)
         obj.take_version()
         obj.damaged.clear()
         if obj.size == 0:
@@ -604,7 +621,7 @@ def _judge(obj: CachefilesObject, label: Label, object_size: int) -> AuxOutcome:
 def _translated(error: OSError, doing: str) -> FscacheError:
     number = error.errno or errno.EIO
     text = f"cachefiles: {doing}: {error.strerror or error}"
-    if number in (errno.ENOSPC, errno.EDQUOT):
+    if number in NO_ROOM:
         return NoSpaceError(text)
     if number in _IO_ERRORS:
         return CacheIOError(text, errno=number)

@@ -33,9 +33,13 @@ from fscache_cachefiles.blockmap import (
     seed_of,
     whole_mask,
 )
+from fscache_cachefiles.descriptors import Descriptors
 from fscache_cachefiles.lock import unlock_range, wait_lock_range
 from fscache_core.folio import PAGE_SHIFT, PAGE_SIZE, PageRuns
 from fscache_core.outcome import NOT_RESIDENT
+
+#: What a large object holds open; a small one holds one.
+LARGE_DESCRIPTORS = 3
 
 _ENTRY_LOCKS_START = 1 << 40  # byte ranges of the map file beyond any page index
 _ENTRY_LOCK_SECONDS = 1.0
@@ -114,6 +118,7 @@ class Backing:
       directory, map_: descriptors of a large object, else -1.
       entry: block map entry of a small object.
       writable: whether ``data`` and ``map_`` are open for writing.
+      descriptors: where they are counted.
     """
 
     __slots__ = (
@@ -122,6 +127,7 @@ class Backing:
         "_n_good",
         "_table",
         "data",
+        "descriptors",
         "directory",
         "entry",
         "inode",
@@ -154,7 +160,10 @@ class Backing:
         published: bool = True,
         verify: Verify = Verify.TOUCH,
         read_flags: int = 0,
+        descriptors: Descriptors,
     ) -> None:
+        self.descriptors = descriptors
+        descriptors.hold(1 if directory < 0 else LARGE_DESCRIPTORS)
         self.place = place
         self.size = size
         self.nonce = nonce
@@ -192,6 +201,7 @@ class Backing:
         return mask_of(self.entry) == whole_mask(self.size, 0)
 
     def __del__(self) -> None:
+        self.descriptors.give(1 if self.directory < 0 else LARGE_DESCRIPTORS)
         for descriptor in (self.map, self.data, self.directory):
             if descriptor >= 0:
                 os.close(descriptor)

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 
 from fscache_cachefiles import xattr
 from fscache_cachefiles.admission import Admission
-from fscache_cachefiles.backing import Backing, Index, Place
+from fscache_cachefiles.backing import LARGE_DESCRIPTORS, Backing, Index, Place
 from fscache_cachefiles.bind import DIRECTORY_MODE, FILE_MODE, OPEN_DIRECTORY
 from fscache_cachefiles.blockmap import ENTRY_SIZE, block_count, seal_check, seed_of
 from fscache_cachefiles.graveyard import Graveyard, is_linked
@@ -56,6 +56,7 @@ class Creation:
 
     def make_large(self, place: Place, label: Label, size: int) -> Backing | None:
         """Make an empty large object; None if somebody else was first."""
+        self._namei.descriptors.check(LARGE_DESCRIPTORS)
         n_blocks = block_count(size)
         weight = weigh_large(size)
         self._admission.admit(3, page_count(n_blocks * ENTRY_SIZE), weight)
@@ -105,6 +106,7 @@ class Creation:
 
     def draft_small(self, place: Place, size: int) -> Backing:
         """Begin a small object that nobody can find until `publish_small`."""
+        self._namei.descriptors.check(1)
         self._admission.admit(1, page_count(size), weigh_small(size))
         try:
             temporary = None

@@ -22,6 +22,7 @@ from fscache_cachefiles.admission import Admission
 from fscache_cachefiles.backing import Backing, Index, Place, Verify
 from fscache_cachefiles.bind import OPEN_DIRECTORY, Root
 from fscache_cachefiles.blockmap import BLOCK_SIZE, ENTRY_SIZE, block_count, seal_check, seed_of, time_check
+from fscache_cachefiles.descriptors import Descriptors
 from fscache_cachefiles.graveyard import Graveyard, is_linked
 from fscache_cachefiles.key import ObjectKind, uncook_key
 from fscache_cachefiles.ledger import HASH_DIRECTORY, INDEX_DIRECTORY, weigh_small
@@ -75,7 +76,10 @@ class OpenedIndex:
 class Namei:
     """The objects of one bound cache directory.  Usable from any thread; blocks."""
 
-    def __init__(self, root: Root, admission: Admission, graveyard: Graveyard, verify: Verify) -> None:
+    def __init__(
+        self, root: Root, admission: Admission, graveyard: Graveyard, verify: Verify, descriptors: Descriptors
+    ) -> None:
+        self.descriptors = descriptors
         self._root = root
         self._admission = admission
         self._graveyard = graveyard
@@ -173,6 +177,7 @@ class Namei:
             published=published,
             verify=self._verify,
             read_flags=self._root.read_flags,
+            descriptors=self.descriptors,
         )
 
     def open_index(self, place: Place) -> OpenedIndex | Stale | None:

@@ -18,7 +18,14 @@ from typing import TYPE_CHECKING
 
 from fscache_cachefiles import xattr
 from fscache_cachefiles.admission import Admission
-from fscache_cachefiles.backing import Backing, ContentChangedError, EntryBusyError, Index, Place
+from fscache_cachefiles.backing import (
+    LARGE_DESCRIPTORS,
+    Backing,
+    ContentChangedError,
+    EntryBusyError,
+    Index,
+    Place,
+)
 from fscache_cachefiles.blockmap import PAGES_PER_BLOCK
 from fscache_cachefiles.creation import Creation
 from fscache_cachefiles.graveyard import Graveyard
@@ -49,6 +56,8 @@ log = logging.getLogger(__name__)
 
 _COPY_PAGES = 16 * PAGES_PER_BLOCK  # pages copied at a time when an object changes its size
 _TRIES = 4
+#: What a filesystem or the kernel says when there is no room: no fault of the cache.
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE)
 
 
 class CachefilesObject(CacheObject):
@@ -151,6 +160,7 @@ class Work:
     def adopt(self, obj: CachefilesObject) -> bool:
         """Use what another process has stored meanwhile under our name, if it is this version."""
         assert obj.place is not None
+        self.namei.descriptors.check(1 if obj.is_small else LARGE_DESCRIPTORS)
         found = self.namei.open_object(obj.place)
         if isinstance(found, Stale):
             self.bury(obj.place, found.inode)
@@ -190,15 +200,22 @@ class Work:
         if grave is not None:
             self.graveyard.reap_grave(grave)
 
-    def drop(self, obj: CachefilesObject, place: Place) -> None:
-        """The end of a data object."""
-        if obj.retired and obj.backing is None and not obj.superseded:
+    def discard(self, obj: CachefilesObject, place: Place) -> None:
+        """See to it that nobody finds what is stored of the object's version."""
+        if obj.backing is None and not obj.superseded:
             # Others may have stored this version.  Another version is not ours to delete.
             found = self.namei.open_object(place)
             if isinstance(found, Opened) and found.label == obj.label:
                 obj.backing = found.backing
             del found
-        self.relinquish_backing(obj, retire=obj.retired)
+        self.relinquish_backing(obj, retire=True)
+
+    def drop(self, obj: CachefilesObject, place: Place) -> None:
+        """The end of a data object."""
+        if obj.retired:
+            self.discard(obj, place)
+        else:
+            self.relinquish_backing(obj, retire=False)
         if obj.retired:
             self.namei.prune(place)
             place.index.emptied = True  # perhaps; who lets go of it looks
@@ -233,7 +250,7 @@ class Work:
         except (NoSpaceError, EntryBusyError):
             return WriteOutcome.NO_BUFFERS
         except OSError as error:
-            if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG):
+            if error.errno in (*NO_ROOM, errno.EROFS, errno.EFBIG):
                 return WriteOutcome.NO_BUFFERS
             raise
         return WriteOutcome.NO_BUFFERS
@@ -374,9 +391,11 @@ class Work:
     # -- promises ------------------------------------------------------------------------
 
     def pin(self, obj: CachefilesObject, pinned: bool) -> None:
-        obj.pinned = pinned
+        if obj.backing is None:
+            self.adopt(obj)
         if not obj.is_small:
             self.ensure_backing(obj)
+        obj.pinned = pinned
         self._write_pin(obj)
 
     def reserve(self, obj: CachefilesObject, reserved_size: int) -> bool:

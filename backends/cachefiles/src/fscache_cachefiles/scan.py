@@ -3,6 +3,7 @@
 Never follows a symbolic link and never opens anything but directories, maps and data files.
 """
 
+import errno
 import os
 import stat
 from array import array
@@ -40,6 +41,12 @@ class Found:
         return stat.S_ISDIR(self.status.st_mode)
 
 
+def raise_if_exhausted(error: OSError) -> None:
+    """Raise an error that is not about the entry: then nothing is known of it."""
+    if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):
+        raise error
+
+
 def names_in(directory: int) -> list[str]:
     """What is in a directory now.
 
@@ -71,7 +78,8 @@ def walk(directory: int, prefix: str = "", *, descend: str = "@+IJ") -> Iterator
         if found.is_directory and name[:1] in descend:
             try:
                 below = os.open(name, OPEN_DIRECTORY, dir_fd=directory)
-            except OSError:
+            except OSError as error:
+                raise_if_exhausted(error)
                 continue
             try:
                 yield from walk(below, f"{found.path}/", descend=descend)
@@ -114,7 +122,8 @@ def weigh_grave(graveyard: int, name: str) -> Weight:
         if not stat.S_ISDIR(status.st_mode):
             return weigh_small(status.st_size)
         grave = os.open(name, OPEN_DIRECTORY, dir_fd=graveyard)
-    except OSError:
+    except OSError as error:
+        raise_if_exhausted(error)
         return NOTHING
     try:
         names = names_in(grave)
@@ -131,13 +140,15 @@ def weigh_directory(container: int, name: str) -> Weight:
     """What a large object weighs: its three inodes and every page that is valid or reserved."""
     try:
         directory = os.open(name, OPEN_DIRECTORY, dir_fd=container)
-    except OSError:
+    except OSError as error:
+        raise_if_exhausted(error)
         return NOTHING
     try:
         size = os.stat("data", dir_fd=directory, follow_symlinks=False).st_size
         map_ = os.open("map", _OPEN_FILE, dir_fd=directory)
-    except OSError:
+    except OSError as error:
         os.close(directory)
+        raise_if_exhausted(error)
         return INDEX_DIRECTORY  # not an object: a directory of some kind
     try:
         pin = read_pin(directory)

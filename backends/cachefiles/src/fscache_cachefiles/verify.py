@@ -16,7 +16,7 @@ from fscache_cachefiles.graveyard import Graveyard
 from fscache_cachefiles.key import ObjectKind, uncook_key
 from fscache_cachefiles.ledger import NOTHING, Ledger, Weight
 from fscache_cachefiles.namei import BusyError, ForeignEntryError, Namei, Opened, Stale
-from fscache_cachefiles.scan import names_in, walk
+from fscache_cachefiles.scan import names_in, raise_if_exhausted, walk
 from fscache_core.folio import PAGE_SHIFT
 
 _READ_PAGES = 256  # at a time
@@ -106,7 +106,8 @@ class Verification:
             descriptor = os.open(name, OPEN_DIRECTORY, dir_fd=above)
         except FileNotFoundError:
             return
-        except OSError:
+        except OSError as error:
+            raise_if_exhausted(error)
             self._stray(above, name, path, "not a directory")
             return
         try:
@@ -167,6 +168,7 @@ class Verification:
         try:
             return self._fault_of_content(found.backing)
         except OSError as error:
+            raise_if_exhausted(error)
             return f"cannot be read: {error.strerror}"
 
     def _fault_of_content(self, backing: Backing) -> str:
