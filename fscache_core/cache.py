@@ -10,6 +10,7 @@ import trio
 from fscache_core.cookie import Cookie, CookieDefinition
 from fscache_core.domain import Domain, log
 from fscache_core.errors import CacheIOError, CallerError, FscacheError, NoMemoryError, PluginError
+from fscache_core.hook_call import call_backend
 from fscache_core.object import CacheObject
 from fscache_core.outcome import CookieType
 from fscache_core.statistics import StatisticsKeeper
@@ -106,24 +107,16 @@ class Cache:
         """
         if self._tag.cache is not None:
             raise CallerError(f"a cache with the tag {self.tag!r} exists already", errno=errno.EEXIST)
-        backend, seconds = self.backend.name, self.domain.limits.hook_seconds
         self._tag.cache = self
         try:
-            with trio.move_on_after(seconds) as scope:
-                await self.backend.bind_cache(self)
-            if scope.cancelled_caught:
-                message = f"backend {backend}: bind_cache did not return within {seconds:g} s"
-                raise PluginError(message, plugin=backend)
+            await call_backend(self, None, type(None), self.backend.bind_cache, self)
             try:
                 self.master = self._alloc(self._master_index)
             except BaseException:
                 await self._unbind()
                 raise
-        except BaseException as error:
+        except BaseException:
             self._tag.cache = None
-            if isinstance(error, Exception) and not isinstance(error, FscacheError):
-                message = f"backend {backend}: bind_cache raised {type(error).__name__}: {error}"
-                raise PluginError(message, plugin=backend) from error
             raise
         self._attach(self.master, None)
         self.master.be_available()
@@ -152,7 +145,7 @@ class Cache:
             self._tag.cache = None
             for gauge, hook in (("syn", self.backend.sync_cache), ("dsp", self.backend.dissociate_pages)):
                 try:
-                    await self.master.call(gauge, type(None), hook)
+                    await call_backend(self, gauge, type(None), hook)
                 except FscacheError as error:
                     self.hook_failed(error)
             for obj in list(self.objects.values()):

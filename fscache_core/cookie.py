@@ -10,17 +10,17 @@ Nothing here awaits but the ``async`` methods, so every other change of a cookie
 from __future__ import annotations
 
 import errno
-from collections import deque
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Concatenate, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import trio
 
-from fscache_core.domain import log
+from fscache_core.cookie_definition import MAX_AUX_SIZE, MAX_KEY_SIZE, CookieDefinition
 from fscache_core.errors import CallerError, FscacheError, NoMemoryError, PluginError
-from fscache_core.folio import Folio, PageRuns
+from fscache_core.folio import PageRuns
+from fscache_core.hook_call import ask_netfs, blame_netfs, tell_netfs
 from fscache_core.operation import Operation, SubmitOutcome
-from fscache_core.outcome import AuxOutcome, ConsistencyOutcome, CookieType, ReserveOutcome
+from fscache_core.outcome import ConsistencyOutcome, CookieType, ReserveOutcome
+from fscache_core.pending_stores import PendingStores
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -29,40 +29,9 @@ if TYPE_CHECKING:
     from fscache_core.domain import Domain
     from fscache_core.object import CacheObject
 
-NetfsData = object  # a name for it that `Cookie.object` does not hide
-P = ParamSpec("P")
 T = TypeVar("T")
 
-MAX_KEY_SIZE = 511  #: bytes
-MAX_AUX_SIZE = 510  #: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class CookieDefinition:
-    """What kind of cookie it is and how the netfs answers for it (section 2).
-
-    Every callable gets the cookie's ``netfs_data`` first, is called in the trio thread and must not block.
-    """
-
-    name: str  #: at most 15 characters; shown in the object list
-    type: int  #: a `CookieType`, or 3 to 255 for further special types
-    get_key: Callable[[object], bytes]
-    get_attr: Callable[[object], int] | None = None  #: size in bytes
-    #: Version evidence.  None, or an answer of None: whatever the cache holds is right (it is adopted),
-    #: and nothing is created if it holds nothing.
-    get_aux: Callable[[object], bytes | None] | None = None
-    check_aux: Callable[[object, bytes, int], AuxOutcome] | None = None
-    get_context: Callable[[object, object], None] | None = None
-    put_context: Callable[[object, object], None] | None = None
-    mark_pages_cached: Callable[[object, int, int], None] | None = None
-    now_uncached: Callable[[object], None] | None = None
-    select_cache: Callable[[object, object], str | None] | None = None
-
-    def __post_init__(self) -> None:
-        if not 1 <= len(self.name) <= 15:
-            raise CallerError(f"cookie definition name {self.name!r}: 1 to 15 characters are allowed")
-        if not 0 <= self.type <= 255:
-            raise CallerError(f"cookie definition {self.name}: type {self.type} is not 0 to 255")
+__all__ = ["MAX_AUX_SIZE", "MAX_KEY_SIZE", "Cookie", "CookieDefinition", "acquire_cookie"]
 
 
 class Cookie:
@@ -96,7 +65,6 @@ class Cookie:
         "read_resident",
         "relinquished",
         "stores",
-        "storing",
         "type",
         "unavailable",
         "usage",
@@ -123,8 +91,7 @@ class Cookie:
         self.generation = 0  #: how often all marks were forgotten
         self.invalidated_at = 0  #: the ``generation`` of the last invalidation
         self.n_damaged = 0  #: stored pages that were found damaged
-        self.stores: deque[Folio] = deque()  #: pages waiting to be stored
-        self.storing: Folio | None = None  #: pages being stored
+        self.stores = PendingStores(domain)
         #: The hot path: ``read_resident(offset, buffer)`` while there is an object that can answer.
         self.read_resident: Callable[[int, memoryview], int] | None = None
         # Flags, bits 0 to 9 of section 3.
@@ -188,45 +155,6 @@ class Cookie:
     def wake(self) -> None:
         """Let everybody who waits for something of this cookie look again."""
         self._lot.unpark_all()
-
-    def ask(
-        self,
-        expected: type[T],
-        callback: Callable[Concatenate[NetfsData, P], T],
-        *args: P.args,
-        **kw: P.kwargs,
-    ) -> T:
-        """Call the netfs back for an answer of type ``expected``.
-
-        Raises:
-          PluginError: it raised something, or answered something else.  Names the cookie definition.
-        """
-        name = self.definition.name
-        what = getattr(callback, "__name__", "a callback")
-        try:
-            answer = callback(self.netfs_data, *args, **kw)
-        except FscacheError:
-            raise
-        except Exception as error:
-            message = f"netfs {name}: {what} raised {type(error).__name__}: {error}"
-            raise PluginError(message, plugin=name) from error
-        if not isinstance(answer, expected):
-            message = (
-                f"netfs {name}: {what} returned {answer!r}, not {getattr(expected, '__name__', expected)}"
-            )
-            raise PluginError(message, plugin=name)
-        return answer
-
-    def tell(
-        self, callback: Callable[Concatenate[NetfsData, P], None], *args: P.args, **kw: P.kwargs
-    ) -> None:
-        """Call the netfs back to let it know something.  What it raises is logged."""
-        name = self.definition.name
-        try:
-            callback(self.netfs_data, *args, **kw)
-        except Exception as error:
-            what = getattr(callback, "__name__", "a callback")
-            log.error("%r: netfs %s: %s raised %r", self, name, what, error, exc_info=error)
 
     async def wait_lookup(self) -> None:
         """Wait until it is known whether there is something stored."""
@@ -319,7 +247,7 @@ class Cookie:
                 self.domain.stats.relinqs_wcr += 1
             while self.n_active:
                 await self._lot.park()
-            self.discard_stores()
+            self.stores.discard()
             if not self.relinquished:
                 self.n_active = 1
                 self.no_data_yet = True
@@ -361,7 +289,7 @@ class Cookie:
         definition = self.definition
         aux: bytes | None = b""
         if definition.get_aux is not None:
-            aux = self.ask(bytes | None, definition.get_aux)  # type: ignore[arg-type]
+            aux = ask_netfs(self, "get_aux", bytes | None, definition.get_aux)  # type: ignore[arg-type]
         if aux is not None and len(aux) > MAX_AUX_SIZE:
             raise CallerError(
                 f"{definition.name}: {len(aux)} bytes of aux data; at most {MAX_AUX_SIZE} are allowed"
@@ -373,7 +301,7 @@ class Cookie:
     def refresh_size(self) -> None:
         definition = self.definition
         if definition.get_attr is not None:
-            size = self.ask(int, definition.get_attr)
+            size = ask_netfs(self, "get_attr", int, definition.get_attr)
             if size < 0:
                 name = definition.name
                 raise PluginError(f"netfs {name}: get_attr returned a size of {size} bytes", plugin=name)
@@ -432,8 +360,7 @@ class Cookie:
                 return ConsistencyOutcome.STALE
             if not await op.wait_active() or not obj.active:
                 return ConsistencyOutcome.CONSISTENT
-            outcome = await obj.check_consistency(op)
-            return ConsistencyOutcome.STALE if outcome is None else outcome
+            return await obj.check_consistency(op)
         finally:
             op.finish()
 
@@ -459,29 +386,27 @@ class Cookie:
 
     async def pin(self) -> ReserveOutcome:
         """Keep what is stored from being culled, over restarts too."""
-        return await self._reserve(lambda obj: obj.pin())
+        return await self._request(ReserveOutcome.REFUSED, lambda obj: obj.pin())
 
     async def unpin(self) -> None:
         """Undo `pin`."""
-        await self._reserve(lambda obj: obj.unpin())
+        await self._request(None, lambda obj: obj.unpin())
 
     async def reserve_space(self, reserved_size: int) -> ReserveOutcome:
         """Have room for ``reserved_size`` bytes promised to this file; 0 gives it back."""
-        return await self._reserve(lambda obj: obj.reserve_space(reserved_size))
+        return await self._request(ReserveOutcome.REFUSED, lambda obj: obj.reserve_space(reserved_size))
 
-    async def _reserve(self, request: Callable[[CacheObject], Awaitable[ReserveOutcome]]) -> ReserveOutcome:
+    async def _request(self, otherwise: T, request: Callable[[CacheObject], Awaitable[T]]) -> T:
         self.check_holds_data()
         await self.wait_lookup()
         obj = self.object
         if obj is None or not self.enabled:
-            return ReserveOutcome.REFUSED
+            return otherwise
         op = Operation(obj)
         try:
             if obj.ops.submit(op) is not SubmitOutcome.ACCEPTED or not await op.wait_active():
-                return ReserveOutcome.REFUSED
-            if not obj.active:
-                return ReserveOutcome.REFUSED
-            return await request(obj)
+                return otherwise
+            return await request(obj) if obj.active else otherwise
         finally:
             op.finish()
 
@@ -492,44 +417,20 @@ class Cookie:
             self.marks.add(first, n_pages)
             self.domain.stats.pages_mrk += n_pages
             if self.definition.mark_pages_cached is not None:
-                self.tell(self.definition.mark_pages_cached, first, n_pages)
+                callback = self.definition.mark_pages_cached
+                tell_netfs(self, "mark_pages_cached", callback, first, n_pages)
 
     def forget_marks(self) -> None:
         self.marks.clear()
         self.generation += 1
 
-    def discard_stores(self) -> None:
-        """Drop every page that waits to be stored; one being stored finishes."""
-        if self.stores:
-            dropped = sum(len(folio.buffer) for folio in self.stores)
-            self.domain.stats.store_rxd += sum(folio.n_pages for folio in self.stores)
-            self.stores.clear()
-            self.stores_changed(-dropped)
-
-    def stores_changed(self, size: int) -> None:
-        """Note ``size`` more (or less) bytes of pages waiting to be stored."""
-        self.domain.stores_size += size
-        if size < 0:
-            self.domain.stores_changed.unpark_all()
-        self.wake()
-
-    def writing(self, first: int, n_pages: int) -> bool:
-        """Whether a store of any of these pages is pending or running."""
-        end = first + n_pages
-        storing = self.storing
-        if storing is not None and storing.first < end and first < storing.end:
-            return True
-        return any(folio.first < end and first < folio.end for folio in self.stores)
-
     async def wait_on_stores(self) -> None:
         """Wait until nothing waits to be stored."""
-        while self.stores or self.storing is not None:
-            await self._lot.park()
+        await self.stores.wait_empty()
 
     async def wait_on_page_write(self, first: int, n_pages: int = 1) -> None:
         """Wait until no store of these pages is pending or running."""
-        while self.writing(first, n_pages):
-            await self._lot.park()
+        await self.stores.wait_pages(first, n_pages)
 
     # -- objects --
 
@@ -601,12 +502,13 @@ class Cookie:
         return next((cache for cache in domain.caches if cache.usable), None)
 
     def _preferred_tag(self, index: Cookie) -> str | None:
-        if index.definition.select_cache is None:
+        select = index.definition.select_cache
+        if select is None:
             return None
         try:
-            return index.ask(str | None, index.definition.select_cache, self.netfs_data)  # type: ignore[arg-type]
+            return ask_netfs(index, "select_cache", str | None, select, self.netfs_data)  # type: ignore[arg-type]
         except FscacheError as error:
-            log.error("%r: %s", self, error, exc_info=error.__cause__)
+            blame_netfs(index, "select_cache", error)
             return None
 
 
@@ -628,7 +530,7 @@ def acquire_cookie(
     """
     stats = domain.stats
     cookie = Cookie(domain, parent, definition, netfs_data, b"")
-    cookie.key = key = cookie.ask(bytes, definition.get_key)
+    cookie.key = key = ask_netfs(cookie, "get_key", bytes, definition.get_key)
     if not 1 <= len(key) <= MAX_KEY_SIZE:
         raise CallerError(f"{definition.name}: a key of {len(key)} bytes; 1 to {MAX_KEY_SIZE} are allowed")
     stats.acquire_n += 1

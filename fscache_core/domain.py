@@ -80,6 +80,10 @@ class Domain:
     def spawn(self, function: Callable[[], Awaitable[None]], name: str) -> None:
         self.nursery.start_soon(_shielded, function, name=name)
 
+    def bug(self, where: str, error: Exception) -> None:
+        """Report what core itself did wrong and got over: critical in the log, and tests fail for it."""
+        log.critical("bug in fscache, %s: %s: %s", where, type(error).__name__, error, exc_info=error)
+
     @property
     def fetch_room(self) -> int:
         """How many bytes more may be fetched at once; what is merely kept makes room."""

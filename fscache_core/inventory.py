@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from fscache_core.cookie import Cookie, CookieDefinition, acquire_cookie
+from fscache_core.hook_call import call_backend
 from fscache_core.outcome import CookieType
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ async def _open_below(cache: Cache, index: Cookie) -> None:
     obj = await index.index_object(cache)
     if hook is None or obj is None:
         return
-    for kind, key in await obj.call(None, list, hook, obj):
+    for kind, key in await call_backend(cache, None, list, hook, obj):
         if kind == CookieType.INDEX:
             known = index.children.get((kind, key))
             await _open_below(cache, known or acquire_cookie(index.domain, index, _STORED, key))

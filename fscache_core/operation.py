@@ -28,6 +28,7 @@ import trio
 from fscache_core.domain import log
 from fscache_core.errors import PluginError
 from fscache_core.folio import PageRuns
+from fscache_core.hook_call import tell_netfs
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -199,7 +200,7 @@ class Retrieval(Operation):
         self._end_io = end_io
         self._generation = obj.cookie.generation
         if context is not None and obj.cookie.definition.get_context is not None:
-            obj.cookie.tell(obj.cookie.definition.get_context, context)
+            tell_netfs(obj.cookie, "get_context", obj.cookie.definition.get_context, context)
 
     def end_io(self, first: int, n_pages: int, error: BaseException | None = None) -> None:
         """Report that these pages are in their buffers, or, with ``error``, that they are not.
@@ -253,7 +254,7 @@ class Retrieval(Operation):
         self.n_pages = 0
         cookie = self.object.cookie
         if self.context is not None and cookie.definition.put_context is not None:
-            cookie.tell(cookie.definition.put_context, self.context)
+            tell_netfs(cookie, "put_context", cookie.definition.put_context, self.context)
         self.object.domain.histogram.note("retrievls", trio.current_time() - self.started_at)
         super().finish(cancelled=cancelled)
 
@@ -421,6 +422,8 @@ class OperationQueue:
             async with self.object.domain.operation_pool:
                 assert op.processor is not None
                 await op.processor(op)
+        except Exception as error:
+            self.object.bug(f"operation {op!r}", error)
         finally:
             if op.state is OperationState.IN_PROGRESS:
                 log.error("%r: its processor returned without completing it", op)

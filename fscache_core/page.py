@@ -15,6 +15,7 @@ import trio
 from fscache_core.domain import log
 from fscache_core.errors import CacheIOError, FscacheError, NoMemoryError, NoSpaceError, PluginError
 from fscache_core.folio import Folio
+from fscache_core.hook_call import call_backend
 from fscache_core.operation import Operation, OperationState, Retrieval, Storage, SubmitOutcome
 from fscache_core.outcome import CookieType, LockOutcome, ReadOutcome, WriteOutcome
 
@@ -145,12 +146,12 @@ async def _run_hook(
     try:
         if single:
             gauge, one = ("alp", backend.allocate_page) if allocate else ("rap", backend.read_or_alloc_page)
-            outcome = await obj.call(gauge, ReadOutcome, one, op, folios[0])
+            outcome = await call_backend(obj.cache, gauge, ReadOutcome, one, op, folios[0])
         else:
             gauge, many = (
                 ("als", backend.allocate_pages) if allocate else ("ras", backend.read_or_alloc_pages)
             )
-            outcome = await obj.call(gauge, ReadOutcome, many, op, folios)
+            outcome = await call_backend(obj.cache, gauge, ReadOutcome, many, op, folios)
         if outcome is ReadOutcome.HIT and not op.all_ended:
             message = f"backend {backend.name}: {op!r}: it said HIT, but not every page was ended"
             raise PluginError(message, plugin=backend.name)
@@ -289,13 +290,11 @@ def write_page_nowait(cookie: Cookie, folio: Folio, object_size: int | None = No
         return WriteOutcome.NO_BUFFERS
     if object_size is not None:
         obj.set_store_limit(object_size)
-    if cookie.writing(folio.first, folio.n_pages):
+    if cookie.stores.overlaps(folio.first, folio.n_pages):
         stats.stores_agn += 1  # unlike the reference's, the newer bytes are stored too, after the older
     cookie.stores.append(folio)
-    cookie.stores_changed(len(folio.buffer))
     if obj.storage is None and not _start_storage(obj):
         cookie.stores.pop()
-        cookie.stores_changed(-len(folio.buffer))
         stats.stores_nbf += 1
         return WriteOutcome.NO_BUFFERS
     stats.stores_ok += 1
@@ -319,18 +318,15 @@ async def _write_behind(op: Operation) -> None:
     try:
         # An exclusive operation that waits goes first: what is left is taken by a storage op behind it.
         while cookie.stores and obj.active and not obj.ops.n_exclusive:
-            cookie.storing = folio = cookie.stores.popleft()
             try:
-                await _write_one(op, obj, folio)
+                await _write_one(op, obj, cookie.stores.begin())
             finally:
-                cookie.storing = None
-                cookie.domain.stats.store_rxd += folio.n_pages
-                cookie.stores_changed(-len(folio.buffer))
+                cookie.stores.end()
     finally:
         if obj.storage is op:
             obj.storage = None
         if not obj.active or (cookie.stores and obj.storage is None and not _start_storage(obj)):
-            cookie.discard_stores()
+            cookie.stores.discard()
         if not op.ended:  # the backend may have completed it
             op.complete(cancelled=not obj.active)
 
@@ -348,7 +344,7 @@ async def _write_one(op: Operation, obj: CacheObject, folio: Folio) -> None:
             return
     stats.store_pgs += folio.n_pages
     try:
-        outcome = await obj.call("wrp", WriteOutcome, obj.cache.backend.write_page, op, folio)
+        outcome = await call_backend(obj.cache, "wrp", WriteOutcome, obj.cache.backend.write_page, op, folio)
     except NoSpaceError as error:
         if isinstance(error, NoMemoryError):
             stats.stores_oom += 1
@@ -369,7 +365,7 @@ async def _write_one(op: Operation, obj: CacheObject, folio: Folio) -> None:
 
 def check_page_write(cookie: Cookie, first: int, n_pages: int = 1) -> bool:
     """Whether a store of any of these pages is pending or running."""
-    return cookie.writing(first, n_pages)
+    return cookie.stores.overlaps(first, n_pages)
 
 
 async def wait_on_page_write(cookie: Cookie, first: int, n_pages: int = 1) -> None:
@@ -392,7 +388,7 @@ async def uncache_page(cookie: Cookie, first: int, n_pages: int = 1) -> None:
     hook = obj.cache.backend.uncache_page
     if hook is not None and cookie.type != CookieType.INDEX:
         try:
-            await obj.call("ucp", type(None), hook, obj, first, n_pages)
+            await call_backend(obj.cache, "ucp", type(None), hook, obj, first, n_pages)
         except FscacheError as error:
             obj.hook_failed(error)
 
@@ -419,7 +415,7 @@ async def maybe_release_page(cookie: Cookie, page_index: int, *, may_wait: bool 
     stats = cookie.domain.stats
     if page_index not in cookie.marks:
         return True
-    if cookie.storing is not None and _holds(cookie.storing, page_index):
+    if cookie.stores.running is not None and _holds(cookie.stores.running, page_index):
         if not may_wait:
             stats.vmscan_bsy += 1
             return False
@@ -430,28 +426,12 @@ async def maybe_release_page(cookie: Cookie, page_index: int, *, may_wait: bool 
             stats.vmscan_gon += 1
             return True
         return await maybe_release_page(cookie, page_index)
-    if not _cancel_store(cookie, page_index):
+    if cookie.stores.discard_page(page_index):
+        stats.vmscan_can += 1
+    else:
         stats.vmscan_nos += 1
     await uncache_page(cookie, page_index)
     return True
-
-
-def _cancel_store(cookie: Cookie, page_index: int) -> bool:
-    """Take a page out of what waits to be stored; False if it is not there."""
-    for at, folio in enumerate(cookie.stores):
-        if _holds(folio, page_index):
-            # Stores are runs here: take this page out of its run and leave the rest of it queued.
-            del cookie.stores[at]
-            before = folio.part(folio.first, page_index - folio.first)
-            after = folio.part(page_index + 1, folio.end - page_index - 1)
-            for piece in (after, before):
-                if piece.buffer:
-                    cookie.stores.insert(at, piece)
-            cookie.stores_changed(len(before.buffer) + len(after.buffer) - len(folio.buffer))
-            cookie.domain.stats.vmscan_can += 1
-            cookie.domain.stats.store_rxd += 1
-            return True
-    return False
 
 
 def _holds(folio: Folio, page_index: int) -> bool:
@@ -459,32 +439,46 @@ def _holds(folio: Folio, page_index: int) -> bool:
 
 
 async def lock_pages(
-    cookie: Cookie, first: int, n_pages: int, look_again: Callable[[], Awaitable[bool]]
+    cookie: Cookie, first: int, n_pages: int, look_again: Callable[[], Awaitable[int]]
 ) -> CacheObject | None:
     """Take the fill lock of a range across processes.
 
-    While another process holds it, ``look_again`` is awaited each time something may have arrived; when it
-    answers False (nothing is missing any more) the lock is not taken.
+    While another process holds it, ``look_again`` is awaited each time something may have arrived, and tells
+    how many pages are missing still; when it says 0 the lock is not taken.  Who holds it is waited for as long
+    as pages arrive: a process that is stopped must not stop others for ever.
 
     Returns:
       The object whose lock was taken (give it to `unlock_pages`), or None: not offered, not needed or not
       possible.  None never means that the caller must not fetch what is missing.
     """
-    give_up_at = trio.current_time() + cookie.domain.limits.hook_seconds
+    seconds = cookie.domain.limits.hook_seconds
+    give_up_at = trio.current_time() + seconds
+    n_missing = n_pages
     while True:
         obj = cookie.object
         if obj is None or not obj.active or obj.cache.backend.lock_pages is None:
             return None
+        op = Operation(obj)  # keeps the object from being dropped meanwhile
         try:
-            outcome = await obj.call(None, LockOutcome, obj.cache.backend.lock_pages, obj, first, n_pages)
+            if obj.ops.submit(op) is not SubmitOutcome.ACCEPTED or not await op.wait_active():
+                return None
+            if not obj.active:
+                return None
+            hook = obj.cache.backend.lock_pages
+            outcome = await call_backend(obj.cache, None, LockOutcome, hook, obj, first, n_pages)
         except FscacheError as error:
             obj.hook_failed(error)
             return None
+        finally:
+            op.finish()
         if outcome is LockOutcome.LOCKED:
             return obj
-        if not await look_again():
+        n_left = await look_again()
+        if not n_left:
             return None
-        if trio.current_time() >= give_up_at:
+        if n_left < n_missing:
+            n_missing, give_up_at = n_left, trio.current_time() + seconds
+        elif trio.current_time() >= give_up_at:
             log.warning(
                 "%r (%r): pages %d+%d are locked elsewhere; fetched anyway", obj, cookie, first, n_pages
             )

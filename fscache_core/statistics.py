@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from fscache_core.errors import FscacheError
+from fscache_core.hook_call import call_backend
 from fscache_core.stats import Stats
 
 if TYPE_CHECKING:
@@ -62,7 +63,7 @@ class StatisticsKeeper:
         if counts and not cache.broken:
             domain.kept = cache.stats.as_dict()
             try:
-                await cache.master.call(None, type(None), self._add, counts)
+                await call_backend(cache, None, type(None), self._add, counts)
             except FscacheError as error:
                 cache.hook_failed(error)
 
@@ -74,7 +75,7 @@ async def kept_statistics(cache: Cache) -> Stats | None:
         return None
     counts: dict[str, int] = {}
     try:
-        counts.update(await cache.master.call(None, Mapping, backend.statistics))  # type: ignore[type-abstract]
+        counts.update(await call_backend(cache, None, Mapping, backend.statistics))  # type: ignore[type-abstract]
     except FscacheError as error:
         cache.hook_failed(error)
     if cache.domain.statistics_to in (None, cache):

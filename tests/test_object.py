@@ -18,6 +18,7 @@ from fscache_core.fscache import open_fscache
 from fscache_core.hookspecs import cache_hook
 from fscache_core.object import STATES, CacheObject, object_states, transitions
 from fscache_core.outcome import CookieType, KillReason, LookupOutcome, ReadOutcome, WriteOutcome
+from fscache_core.state_machine import StateMachine
 from fscache_core.testing.cache_session import OriginFile, Session, content, open_session, origin_file
 from fscache_core.testing.faulty import Answer, Delay, Fail, Faults, Hang, Run
 from fscache_memory import MemoryBackend
@@ -242,16 +243,17 @@ async def ended_between_parent_ready_and_lookup(bench: Bench, end: Callable[[Cac
     await bench.file(b"first")
     cookie = bench.start(b"second")
     obj, parent = cookie.objects[0], bench.session.volume.objects[0]
-    ready = obj._parent_ready
+    ready = StateMachine._parent_ready
 
-    async def ready_and_then_ended() -> str:
-        following = await ready()
+    async def ready_and_then_ended(machine: StateMachine) -> str:
+        following = await ready(machine)
         assert parent.ops.n_obj_ops == 1
         end(obj)
         return following
 
-    obj._parent_ready = ready_and_then_ended  # type: ignore[method-assign]  # no hook runs in this window
-    await obj.wait_dead()
+    with pytest.MonkeyPatch.context() as patch:  # no hook runs in this window
+        patch.setattr(StateMachine, "_parent_ready", ready_and_then_ended)
+        await obj.wait_dead()
     assert parent.ops.n_obj_ops == parent.ops.n_ops == 0
 
 

@@ -265,7 +265,7 @@ class Machine:
         assert domain.stores_size == sum(
             len(folio.buffer)
             for cookie in domain.cookies.values()
-            for folio in [*cookie.stores, *([cookie.storing] if cookie.storing else [])]
+            for folio in cookie.stores
         ) or any(cookie.relinquished for cookie in domain.cookies.values())
         assert domain.stores_size >= 0
         for cache in self.in_use.values():

@@ -1,0 +1,125 @@
+"""One call of a hook: bounded in time, counted, and blamed on the plugin whose hook it is.
+
+Whatever a hook raises or returns against its contract comes out as `PluginError` with the name of backend
+or netfs, as the user knows it, and of the hook.  A netfs that is called back inside a backend's hook
+(``check_aux``, ``mark_pages_cached``, ...) is blamed itself, and the backend sees nothing of it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Concatenate, ParamSpec, TypeVar
+
+import trio
+
+from fscache_core.domain import log
+from fscache_core.errors import FscacheError, NoMemoryError, PluginError
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from fscache_core.cache import Cache
+    from fscache_core.cookie import Cookie
+    from fscache_core.stats import Stats
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+async def call_backend(
+    cache: Cache,
+    gauge: str | None,
+    expected: type[T],
+    hook: Callable[P, Awaitable[T]],
+    *args: P.args,
+    **kwargs: P.kwargs,
+) -> T:
+    """Call an async hook of a backend; the only way core does.
+
+    Args:
+      gauge: the key of the ``CacheOp`` counter of calls under way, if the hook has one.
+      expected: the type of what the hook must return.
+
+    Raises:
+      FscacheError: as the hook's contract says; anything else the hook does comes as `PluginError`.
+    """
+    name, limits = cache.backend.name, cache.domain.limits
+    seconds = limits.drop_seconds if gauge == "dro" else limits.hook_seconds
+    _count_call(cache.stats, gauge, 1)
+    try:
+        with trio.move_on_after(seconds) as scope:
+            result = await hook(*args, **kwargs)
+        if scope.cancelled_caught:
+            message = f"backend {name}: {hook_name(hook)} did not return within {seconds:g} s"
+            raise PluginError(message, plugin=name)
+    except FscacheError:
+        raise
+    except MemoryError as error:
+        raise NoMemoryError(f"backend {name}: {hook_name(hook)}: out of memory") from error
+    except Exception as error:
+        message = f"backend {name}: {hook_name(hook)} raised {type(error).__name__}: {error}"
+        raise PluginError(message, plugin=name) from error
+    finally:
+        _count_call(cache.stats, gauge, -1)
+    if not isinstance(result, expected):
+        message = f"backend {name}: {hook_name(hook)} returned {result!r}, not a {expected.__name__}"
+        raise PluginError(message, plugin=name)
+    return result
+
+
+def ask_netfs(
+    cookie: Cookie,
+    hook: str,
+    expected: type[T],
+    callback: Callable[Concatenate[object, P], T],
+    *args: P.args,
+    **kwargs: P.kwargs,
+) -> T:
+    """Call the netfs of a cookie back for an answer of type ``expected``.
+
+    Raises:
+      PluginError: it raised something, or answered something else.  Names the cookie definition.
+      FscacheError: what it raised on purpose.
+    """
+    name = cookie.definition.name
+    try:
+        answer = callback(cookie.netfs_data, *args, **kwargs)
+    except FscacheError:
+        raise
+    except Exception as error:
+        message = f"netfs {name}: {hook} raised {type(error).__name__}: {error}"
+        raise PluginError(message, plugin=name) from error
+    if not isinstance(answer, expected):
+        message = f"netfs {name}: {hook} returned {answer!r}, not {getattr(expected, '__name__', expected)}"
+        raise PluginError(message, plugin=name)
+    return answer
+
+
+def tell_netfs(
+    cookie: Cookie,
+    hook: str,
+    callback: Callable[Concatenate[object, P], None],
+    *args: P.args,
+    **kwargs: P.kwargs,
+) -> None:
+    """Call the netfs of a cookie back to let it know something.  What it raises is logged."""
+    try:
+        callback(cookie.netfs_data, *args, **kwargs)
+    except Exception as error:
+        name = cookie.definition.name
+        log.error("%r: netfs %s: %s raised %r", cookie, name, hook, error, exc_info=error)
+
+
+def blame_netfs(cookie: Cookie, hook: str, error: FscacheError) -> None:
+    """Log what the netfs raised where only core can deal with it."""
+    name = cookie.definition.name
+    log.error("%r: netfs %s, in %s: %s", cookie, name, hook, error, exc_info=error.__cause__)
+
+
+def hook_name(hook: object) -> str:
+    return getattr(hook, "__name__", "hook")
+
+
+def _count_call(stats: Stats, gauge: str | None, difference: int) -> None:
+    if gauge is not None:
+        field = f"cacheop_{gauge}"
+        setattr(stats, field, getattr(stats, field) + difference)
