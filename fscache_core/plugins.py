@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
@@ -147,12 +148,11 @@ def load(group: str, name: str) -> Callable[..., object]:
             f"{kind} {name!r} is installed more than once: {_distributions(group, name)}; remove all but one"
         )
 
-    def failed(_manager: object, point: EntryPoint, error: BaseException) -> None:
+    def failed(_manager: object, _point: object, error: BaseException) -> None:
         if sum(plugin.name == name for plugin in installed(group)) > 1:
             raise ambiguous() from error  # which stevedore would see only once both were imported
         raise BrokenPluginError(
-            f"{kind} {point.name} ({_distributions(group, point.name)}) cannot be imported: "
-            f"{type(error).__name__}: {error}"
+            f"{kind} {name} ({_distributions(group, name)}) cannot be imported: {type(error).__name__}: {error}"
         ) from error
 
     try:
@@ -167,6 +167,8 @@ def load(group: str, name: str) -> Callable[..., object]:
         raise unknown_plugin(group, name) from None
     except MultipleMatches:
         raise ambiguous() from None
+    except SystemExit as error:  # its module ends the program
+        failed(None, None, error)
     plugin = manager.driver
     _check_api_version(kind, name, plugin, _distributions(group, name))
     if not callable(plugin):
@@ -201,14 +203,29 @@ def make(group: str, name: str, options: Mapping[str, object]) -> object:
         return factory(**options)
     except FscacheError:
         raise
-    except Exception as error:
-        raise PluginError(f"{kind} {name} raised {type(error).__name__}: {error}", plugin=name) from error
+    except (Exception, SystemExit) as error:
+        raise PluginError(
+            f"{kind} {name} ({_distributions(group, name)}) raised {type(error).__name__}: {error}",
+            plugin=name,
+        ) from error
 
 
 def _distributions(group: str, name: str) -> str:
     return ", ".join(
         f"{plugin.distribution} {plugin.version}" for plugin in installed(group) if plugin.name == name
     )
+
+
+def _described(group: str, name: str, plugin: object) -> str:
+    """A plugin by the name of its entry point and its distribution, or by ``name`` if it has none."""
+    for point in installed(group):
+        module, _, attribute = point.target.partition(":")
+        found: object = sys.modules.get(module)
+        for part in attribute.split("."):
+            found = getattr(found, part, None)
+        if found is type(plugin):
+            return f"{point.name} ({point.distribution} {point.version})"
+    return name
 
 
 def _check_api_version(kind: str, name: str, plugin: object, distribution: str) -> None:
@@ -221,6 +238,11 @@ def _check_api_version(kind: str, name: str, plugin: object, distribution: str) 
 
 
 # -- checking ----------------------------------------------------------------------------
+
+
+def _unfit(group: str, name: str, plugin: object, fault: str) -> UnfitPluginError:
+    """The refusal of a plugin, which is named as it is installed."""
+    return UnfitPluginError(f"{_KINDS[group]} {_described(group, name, plugin)}{fault}", plugin=name)
 
 
 class _Hooks:
@@ -238,13 +260,14 @@ class _Hooks:
             manager.check_pending()
         except pluggy.PluginValidationError as error:
             text = ": ".join(line for line in str(error).splitlines() if not line.startswith("hookimpl"))
-            raise UnfitPluginError(f"{kind} {name} does not fit the contract: {text}", plugin=name) from error
-        self.kind, self.name = kind, name
+            text = text.replace(f" in plugin {plugin!r}", "").replace(f"Plugin {name!r} for hook", "hook")
+            raise _unfit(group, name, plugin, f" does not fit the contract: {text}") from error
         self._manager = manager
+        self._unfit = functools.partial(_unfit, group, name, plugin)
         self._wrappers = wrappers
         missing = sorted(hook for hook in MANDATORY[group] if self._implementation(hook) is None)
         if missing:
-            raise UnfitPluginError(f"{kind} {name} lacks mandatory hooks: {', '.join(missing)}", plugin=name)
+            raise self._unfit(f" lacks mandatory hooks: {', '.join(missing)}")
 
     def _implementation(self, hook: str) -> Callable[..., Any] | None:
         caller: pluggy.HookCaller = getattr(self._manager.hook, hook)
@@ -256,19 +279,13 @@ class _Hooks:
         assert caller.spec is not None
         if inspect.iscoroutinefunction(function) != inspect.iscoroutinefunction(caller.spec.function):
             must = "must be" if inspect.iscoroutinefunction(caller.spec.function) else "must not be"
-            raise UnfitPluginError(
-                f"{self.kind} {self.name}: {hook} {must} an async function", plugin=self.name
-            )
+            raise self._unfit(f": {hook} {must} an async function")
         wanted = list(caller.spec.argnames)
         taken = list(implementation.argnames)
         if taken == wanted:
             return function
         if sorted(taken, key=wanted.index) != taken:
-            raise UnfitPluginError(
-                f"{self.kind} {self.name}: {hook} takes its arguments in another order than "
-                f"{', '.join(wanted)}",
-                plugin=self.name,
-            )
+            raise self._unfit(f": {hook} takes its arguments in another order than {', '.join(wanted)}")
         places = [wanted.index(argument) for argument in taken]
 
         @functools.wraps(function)
@@ -366,9 +383,7 @@ class BackendFacade:
             ("add_statistics", "statistics"),
         ):
             if (getattr(self, one) is None) != (getattr(self, other) is None):
-                raise UnfitPluginError(
-                    f"backend {self.name} must have both {one} and {other} or none", plugin=self.name
-                )
+                raise _unfit(BACKEND_GROUP, self.name, plugin, f" must have both {one} and {other} or none")
 
 
 async def _nothing(*_args: object) -> None:
@@ -407,26 +422,25 @@ class NetfsFacade:
         self.name: str = str(getattr(plugin, "name", None) or name or type(plugin).__name__)
         version = getattr(plugin, "version", 0)
         if not isinstance(version, int):
-            raise UnfitPluginError(
-                f"netfs {self.name}: its version {version!r} is not an int", plugin=self.name
-            )
+            raise _unfit(NETFS_GROUP, self.name, plugin, f": its version {version!r} is not an int")
         self.version = version  #: of the format of its keys and aux data
         get = _Hooks(NETFS_GROUP, NetfsSpec, plugin, self.name, wrappers).get
+        answer = functools.partial(_blamed, self.name, get)
         no = functools.partial(_unsupported, self.name)
-        self.get_key: Callable[[object], bytes] = get("get_key")
-        self.get_attr: Callable[[object], FileAttributes] = get("get_attr")
-        self.get_aux: Callable[[object], bytes] = get("get_aux")
-        self.check_aux: Callable[[object, bytes, int], AuxOutcome] = get("check_aux", self._check_aux)
+        self.get_key: Callable[[object], bytes] = answer("get_key")
+        self.get_attr: Callable[[object], FileAttributes] = answer("get_attr")
+        self.get_aux: Callable[[object], bytes] = answer("get_aux")
+        self.check_aux: Callable[[object, bytes, int], AuxOutcome] = answer("check_aux", self._check_aux)
         self.get_context: Callable[[object, object], None] | None = get("get_context")
         self.put_context: Callable[[object, object], None] | None = get("put_context")
         self.mark_pages_cached: Callable[[object, int, int], None] | None = get("mark_pages_cached")
         self.now_uncached: Callable[[object], None] | None = get("now_uncached")
         self.select_cache: Callable[[object, object], str | None] | None = get("select_cache")
-        self.parse_url: Callable[[str], Location] = get("parse_url")
+        self.parse_url: Callable[[str], Location] = answer("parse_url")
         self.open_volume: Callable[[Location], Awaitable[object]] = get("open_volume")
         self.close_volume: Callable[[object], Awaitable[None]] = get("close_volume", _nothing)
-        self.name_file: Callable[[object, str], object] = get("name_file")
-        self.recall_file: Callable[[object, str, bytes, int], object] = get("recall_file")
+        self.name_file: Callable[[object, str], object] = answer("name_file")
+        self.recall_file: Callable[[object, str, bytes, int], object] = answer("recall_file")
         self.look_up: Callable[[object, str], Awaitable[object]] = get("look_up")
         self.fetch: Callable[[object, int, memoryview, Callable[[int], None]], Awaitable[None]] = get("fetch")
         self.list_directory: Callable[[object, str], Awaitable[Sequence[DirectoryEntry]]] = get(
@@ -462,6 +476,28 @@ class NetfsFacade:
         if aux == self.get_aux(netfs_data) and object_size == self.get_attr(netfs_data).size:
             return AuxOutcome.OKAY
         return AuxOutcome.OBSOLETE
+
+
+def _blamed(
+    name: str,
+    get: Callable[[str, Callable[..., Any] | None], Any],
+    hook: str,
+    default: Callable[..., Any] | None = None,
+) -> Any:
+    """A hook that is not async and must answer, so that whatever it raises is an `FscacheError`."""
+    function = get(hook, default)
+
+    @functools.wraps(function)
+    def answer(*args: Any) -> Any:
+        try:
+            return function(*args)
+        except FscacheError:
+            raise
+        except Exception as error:
+            message = f"netfs {name}: {hook} raised {type(error).__name__}: {error}"
+            raise PluginError(message, plugin=name) from error
+
+    return answer
 
 
 def _unsupported(name: str, what: str) -> Callable[..., Awaitable[Any]]:

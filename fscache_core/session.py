@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import os
 import sys
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
@@ -18,7 +19,8 @@ import trio
 from fscache_core import config, plugins
 from fscache_core.coherency import Coherency
 from fscache_core.errors import (
-    CallerError,
+    AmbiguousPluginError,
+    BrokenPluginError,
     FscacheError,
     InstallationError,
     PluginError,
@@ -37,8 +39,14 @@ T = TypeVar("T")
 
 
 def say(message: str) -> None:
-    """One line on standard error."""
-    print(f"fscache: {printable(message)}", file=sys.stderr, flush=True)
+    """One line on standard error, or nowhere if that cannot be written: no reason to stop, or to end otherwise."""
+    if sys.stderr is None:
+        return  # print() would take standard output, which is for data
+    try:
+        print(f"fscache: {printable(message)}", file=sys.stderr, flush=True)
+    except OSError:
+        # What is still buffered goes nowhere as well; Python would complain at its exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
 
 
 class LogLines(logging.Handler):
@@ -134,20 +142,18 @@ class Session:
 
     def _attach(self, fscache: FsCache, urls: Sequence[str]) -> None:
         """Attach the adapters that these URLs need, and no others: importing one takes time."""
-        schemes = {urlsplit(url).scheme: url for url in urls if "://" in url}
+        schemes = {urlsplit(url).scheme for url in urls if "://" in url}
         for name, options in self.configuration.netfs.items():
             if name in schemes:
-                plugin = plugins.make(plugins.NETFS_GROUP, name, options)
-                fscache.add_netfs(plugin, scheme=name)
+                # One that cannot be had fails the URLs it is for, one by one.
+                with suppress(BrokenPluginError, AmbiguousPluginError):
+                    fscache.add_netfs(plugins.make(plugins.NETFS_GROUP, name, options), scheme=name)
             elif name not in {plugin.name for plugin in plugins.installed(plugins.NETFS_GROUP)}:
                 raise plugins.unknown_plugin(plugins.NETFS_GROUP, name)
-        for url in schemes.values():
-            # A malformed URL shows that the adapter is there, which is all that matters here.
-            with suppress(CallerError):
-                fscache.locate(url)
         for url, coherency in self.configuration.volumes.items():
             if urlsplit(url).scheme in schemes:
-                fscache.set_coherency(url, coherency)
+                with suppress(InstallationError):
+                    fscache.set_coherency(url, coherency)
 
 
 # -- commands ----------------------------------------------------------------------------

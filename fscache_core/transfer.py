@@ -31,6 +31,10 @@ if TYPE_CHECKING:
 SMALLEST_PIECE, LARGEST_PIECE = 1 << 14, 1 << 20
 
 
+#: Volumes whose paths are those of local files (RFC 8089).
+LOCAL_VOLUMES = ("file://", "localdir://")
+
+
 class OutputError(FscacheError):
     """The destination could not be written: names it and the cause."""
 
@@ -245,9 +249,11 @@ async def copy_any(
     """Copy a file, or if ``recursive``, a directory as `copy_tree` does.
 
     Raises:
-      CallerError: a directory, and not ``recursive``.
+      CallerError: a directory, and not ``recursive``; or a copy of something into itself.
       OutputError, FscacheError: as `copy`.
     """
+    if volume.location.volume in LOCAL_VOLUMES:
+        await trio.to_thread.run_sync(_refuse_itself, path, destination)
     try:
         file = await volume.open_file(path)  # which asks what it is: one look-up is enough
     except CallerError as error:
@@ -261,6 +267,15 @@ async def copy_any(
     async with file:
         await copy(file, destination, meter.advance)
     meter.finish_file()
+
+
+def _refuse_itself(path: str, destination: Path) -> None:
+    """Refuse a copy that would replace what it reads, or that would find, in what it copies, what it has made."""
+    source, target = os.path.realpath(path), os.path.realpath(destination)
+    if source == target and os.path.isfile(source):
+        raise CallerError(f"{destination} and {path} are the same file")
+    if os.path.commonpath([source, target]) == source:
+        raise CallerError(f"cannot copy the directory {path} into itself, {destination}")
 
 
 async def make_directory(path: Path) -> None:

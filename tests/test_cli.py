@@ -188,6 +188,37 @@ def test_cat_goes_on_with_the_next_file_and_ends_with_the_first_failure(
     assert done.stderr.count(b"\n") == 2
 
 
+def test_a_url_without_an_adapter_keeps_nobody_from_the_other_files(
+    shell: Shell, origin: CountingOrigin
+) -> None:
+    done = shell.run("cat", *MEMORY, origin.url("missing"), origin.url("a.bin"), "nosuch://x/y")
+    assert (done.returncode, done.stdout) == (ExitStatus.NOT_FOUND, CONTENT)
+    assert done.stderr.count(b"\n") == 2
+    assert b"nosuch://" in done.stderr
+
+
+@pytest.mark.parametrize("redirection", ["2>&-", "2>/dev/full", "0<&- 2>&-"])
+def test_complaints_that_cannot_be_written_go_nowhere_and_change_no_status(
+    shell: Shell, origin: CountingOrigin, redirection: str
+) -> None:
+    done = subprocess.run(
+        [
+            "bash",
+            "-c",
+            f'exec "$@" {redirection}',
+            "-",
+            *COMMAND,
+            "cat",
+            origin.url("missing"),
+            origin.url("a.bin"),
+        ],
+        env=shell.environment,
+        capture_output=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (ExitStatus.NOT_FOUND, CONTENT, b"")
+
+
 def test_cat_ends_quietly_when_nobody_reads_on(shell: Shell, origin: CountingOrigin) -> None:
     origin.put("large", os.urandom(4 << 20))
     with shell.start("cat", *MEMORY, origin.url("large")) as process:
@@ -391,6 +422,29 @@ def test_cp_asks_the_origin_once_about_a_file(shell: Shell, origin: CountingOrig
     assert origin.n_requests == asked + 1
 
 
+def test_cp_refuses_to_copy_a_directory_into_itself(shell: Shell, tree: Path) -> None:
+    (tree.parent / "link").symlink_to(tree)
+    before = sorted(tree.rglob("*"))
+    for source, destination in (
+        (tree.as_uri(), tree / "d"),
+        (tree.as_uri(), tree / "new"),
+        (tree.as_uri(), tree.parent / "link" / "new"),
+        (f"{tree.as_uri()}/d", tree),
+        ((tree.parent / "link").as_uri(), tree / "new"),
+        ("file:///", tree / "new"),
+    ):
+        complaint = shell.complaint(ExitStatus.USAGE, "cp", "-r", *MEMORY, source, destination)
+        assert "into itself" in complaint
+    assert sorted(tree.rglob("*")) == before
+
+
+def test_cp_refuses_to_copy_a_file_to_itself(shell: Shell, tree: Path) -> None:
+    inode = (tree / "a").stat().st_ino
+    complaint = shell.complaint(ExitStatus.USAGE, "cp", *MEMORY, f"{tree.as_uri()}/a", tree)
+    assert "the same file" in complaint
+    assert (tree / "a").stat().st_ino == inode
+
+
 def test_cp_recursive_does_not_follow_links_to_directories(shell: Shell, tmp_path: Path) -> None:
     tree = tmp_path / "tree"
     tree.mkdir()
@@ -580,7 +634,10 @@ def test_warm_goes_on_behind_a_file_that_fails(shell: Shell, origin: CountingOri
     assert done.stderr.count(b"\n") == 1
     summary = json.loads(done.stdout)
     assert (summary["files"], summary["failed"]) == (1, 1)
-    assert "gopher://" in shell.complaint(ExitStatus.NO_NETFS, "warm", "--cache", cachefiles, *urls)
+    done = shell.run("warm", "--json", "--cache", cachefiles, *reversed(urls))
+    assert done.returncode == ExitStatus.NO_NETFS
+    assert b"gopher://" in done.stderr
+    assert json.loads(done.stdout)["failed"] == 2
 
 
 @pytest.fixture
@@ -997,6 +1054,60 @@ def test_a_plugin_that_cannot_be_imported_is_named_with_its_distribution(
     complaint = shell.complaint(ExitStatus.BROKEN_PLUGIN, "cat", "--cache", "broken", "file:///etc/hostname")
     assert "fscache-broken 1.0" in complaint
     assert "no_such_module" in complaint
+
+
+@pytest.mark.parametrize("kind", ["backend", "netfs"])
+def test_a_plugin_that_ends_the_program_when_imported_is_broken(
+    shell: Shell, plugin_directory: Path, kind: str
+) -> None:
+    install(plugin_directory, "fscache-leaving", f"fscache.{kind}", "leaving = leaving_module:Plugin")
+    (plugin_directory / "leaving_module.py").write_text("import sys\nsys.exit(7)\n")
+    arguments = ("--cache", "leaving", "file:///x") if kind == "backend" else (*MEMORY, "leaving://x")
+    complaint = shell.complaint(ExitStatus.BROKEN_PLUGIN, "cat", *arguments)
+    assert "leaving (fscache-leaving 1.0) cannot be imported: SystemExit: 7" in complaint
+
+
+NETFS = """
+from netfs_localdir import LocaldirNetfs
+
+
+class Netfs(LocaldirNetfs):
+    def __init__(self):
+        raise RuntimeError("oh")
+"""
+
+
+def test_an_adapter_that_cannot_be_made_is_named(shell: Shell, plugin_directory: Path) -> None:
+    install(plugin_directory, "fscache-bad", "fscache.netfs", "bad = bad_netfs:Netfs")
+    (plugin_directory / "bad_netfs.py").write_text(NETFS)
+    complaint = shell.complaint(ExitStatus.UNFIT_PLUGIN, "cat", *MEMORY, "bad://x")
+    assert complaint == "netfs bad (fscache-bad 1.0) raised RuntimeError: oh"
+
+
+@pytest.mark.parametrize(
+    ("body", "reason"),
+    [
+        (
+            "async def update_object(self, obj, colour): ...",
+            r".*'update_object'.*'colour'.* can not be found in the hookspec",
+        ),
+        ("async def updaet_object(self, obj): ...", "unknown hook 'updaet_object'"),
+        ("def sync_cache(self): ...", "sync_cache must be an async function"),
+        ("async def write_page(self, folio, op): ...", "write_page takes its arguments in another order.*"),
+    ],
+)
+def test_a_hook_that_does_not_fit_is_told_with_its_plugin_and_distribution(
+    shell: Shell, plugin_directory: Path, body: str, reason: str
+) -> None:
+    install(plugin_directory, "fscache-bad", "fscache.backend", "bad = bad_backend:Backend")
+    (plugin_directory / "bad_backend.py").write_text(
+        "from fscache_core.hookspecs import cache_hook\n"
+        "from fscache_memory import MemoryBackend\n"
+        f"class Backend(MemoryBackend):\n    @cache_hook\n    {body}\n"
+    )
+    complaint = shell.complaint(ExitStatus.UNFIT_PLUGIN, "cat", "--cache", "bad:tag=mine", "file:///x")
+    assert re.fullmatch(rf"backend bad \(fscache-bad 1.0\)[ :].*{reason}", complaint), complaint
+    assert " object at 0x" not in complaint
 
 
 def test_two_plugins_of_one_name_are_an_error_that_names_both(shell: Shell, plugin_directory: Path) -> None:
