@@ -141,10 +141,11 @@ class Fetch:
             self._lot.unpark_all()
             inode.fetch_ended(self)
 
-    async def _look_again(self) -> bool:
+    async def _look_again(self) -> int:
+        """Take what another process has stored meanwhile; returns how many pages are missing still."""
         self.inode.volume.stats.joined += 1
         await self._read_cached()
-        return not self.ready.covers(self.first, self.end - self.first)
+        return self.end - self.first - self.ready.total()
 
     async def _read_cached(self) -> None:
         """Take from the cache what is there by now."""

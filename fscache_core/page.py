@@ -456,7 +456,7 @@ async def lock_pages(
     n_missing = n_pages
     while True:
         obj = cookie.object
-        if obj is None or not obj.active or obj.cache.backend.lock_pages is None:
+        if obj is None or obj.cache.backend.lock_pages is None:
             return None
         op = Operation(obj)  # keeps the object from being dropped meanwhile
         try:
