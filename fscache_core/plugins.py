@@ -48,7 +48,6 @@ from fscache_core.outcome import AuxOutcome
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
-    from importlib.metadata import EntryPoint
 
     from fscache_core.cache import Cache
     from fscache_core.cookie import Cookie
@@ -152,7 +151,8 @@ def load(group: str, name: str) -> Callable[..., object]:
         if sum(plugin.name == name for plugin in installed(group)) > 1:
             raise ambiguous() from error  # which stevedore would see only once both were imported
         raise BrokenPluginError(
-            f"{kind} {name} ({_distributions(group, name)}) cannot be imported: {type(error).__name__}: {error}"
+            f"{kind} {name} ({_distributions(group, name)}) cannot be imported: "
+            f"{type(error).__name__}: {error}"
         ) from error
 
     try:

@@ -131,15 +131,19 @@ class StateMachine:
             obj.machine_rests()
 
     async def _run(self, state: State) -> None:
+        event = ""
         try:
             following: str = await getattr(self, str(state.work))()
             assert following in state.leads_to
         except Exception as error:
             self.object.bug(f"state {state.name}", error)
-            target, self._oob_target = self._oob_target or "DROP_OBJECT", None
-            self._enter("ERROR", target)
-        else:
-            self._enter("", following)
+            event, following = "ERROR", self._oob_target or "DROP_OBJECT"
+            self._oob_target = None
+            if state.name == "DROP_OBJECT":
+                following = "OBJECT_DEAD"
+        if following == "OBJECT_DEAD":
+            self._bury()
+        self._enter(event, following)
 
     def _next_state(self) -> State | None:
         """The state to run now, or None to rest in a wait state.  Atomic with `raise_event`."""
@@ -368,25 +372,27 @@ class StateMachine:
         self._oob_target = None
         obj.live = False
         obj.cookie_detached()
-        try:
-            if self.events & INVALIDATE:
-                obj.distrust()
-            if cookie.aux_updated and not obj.retired and obj.available and not obj.cache.broken:
-                await obj.write_aux()
-            # After the next await the cookie may have another object; so what is done to it is done now.
-            obj.unlink()
-            if self._lookup_called:
-                try:
-                    await obj.change("dro", type(None), obj.cache.backend.drop_object, obj)
-                except FscacheError as error:
-                    obj.hook_failed(error)
-            if not cookie.relinquished and cookie.definition.now_uncached is not None:
-                tell_netfs(cookie, "now_uncached", cookie.definition.now_uncached)
-        except Exception as error:
-            obj.bug("state DROP_OBJECT", error)
-        # Whatever went wrong: those who wait for it must not wait for ever.
+        if self.events & INVALIDATE:
+            obj.distrust()
+        if cookie.aux_updated and not obj.retired and obj.available and not obj.cache.broken:
+            await obj.write_aux()
+        # After the next await the cookie may have another object; so what is done to it is done now.
         obj.unlink()
-        for dependent in self._take_dependents():  # none, unless it was dropped for a bug
+        if self._lookup_called:
+            try:
+                await obj.change("dro", type(None), obj.cache.backend.drop_object, obj)
+            except FscacheError as error:
+                obj.hook_failed(error)
+        if not cookie.relinquished and cookie.definition.now_uncached is not None:
+            tell_netfs(cookie, "now_uncached", cookie.definition.now_uncached)
+        return "OBJECT_DEAD"
+
+    def _bury(self) -> None:
+        """Let go of all that may wait for the object; most is done already, unless it dies of a bug."""
+        obj = self.object
+        obj.live = False
+        obj.unlink()
+        for dependent in self._take_dependents():
             dependent.kill()
             dependent.drop_reference()
         self._leave_dependents()
@@ -395,4 +401,3 @@ class StateMachine:
             obj.parent.child_dropped()
         obj.domain.stats.objects_ded += 1
         obj.drop_reference()  # the dispatcher holds another
-        return "OBJECT_DEAD"

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from fscache_core.errors import FscacheError
+from fscache_core.errors import FscacheError, PluginError
 from fscache_core.hook_call import call_backend
 from fscache_core.stats import Stats
 
@@ -75,7 +75,12 @@ async def kept_statistics(cache: Cache) -> Stats | None:
         return None
     counts: dict[str, int] = {}
     try:
-        counts.update(await call_backend(cache, None, Mapping, backend.statistics))  # type: ignore[type-abstract]
+        kept = await call_backend(cache, None, Mapping, backend.statistics)  # type: ignore[type-abstract]
+        wrong = {name: count for name, count in kept.items() if type(count) is not int}
+        if wrong:
+            message = f"backend {backend.name}: statistics returned {wrong!r}, which are no counts"
+            raise PluginError(message, plugin=backend.name)
+        counts.update(kept)
     except FscacheError as error:
         cache.hook_failed(error)
     if cache.domain.statistics_to in (None, cache):

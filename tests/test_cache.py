@@ -422,6 +422,46 @@ async def test_counts_come_to_the_backend_at_intervals(autojump_clock: trio.test
         assert (await backend.statistics())["stores_n"] == 1
 
 
+async def test_kept_counts_that_are_none_are_the_backends_fault(caplog: pytest.LogCaptureFixture) -> None:
+    faults = Faults()
+    faults.arm("statistics", Answer({"stores_n": "many"}))
+    async with open_fscache() as fscache:
+        bench = Bench(fscache)
+        cache = await bench.add("one", faults)
+        await bench.stored(cache)
+        kept = await kept_statistics(cache)
+        assert kept is not None
+        assert kept.stores_n == 1, "what this process counted itself"
+    assert "backend MemoryBackend: statistics returned {'stores_n': 'many'}" in caplog.text
+
+
+async def test_a_stopped_cache_is_brought_no_counts_and_a_backend_may_keep_none() -> None:
+    class Forgetful(MemoryBackend):
+        add_statistics = statistics = None  # type: ignore[assignment]
+
+    backend = MemoryBackend()
+    async with open_fscache() as fscache:
+        bench = Bench(fscache)
+        forgetful = await fscache.add_cache(Forgetful(), tag="forgetful")
+        assert await kept_statistics(forgetful) is None
+        first = await fscache.add_cache(backend, tag="first")
+        await bench.stored(first)
+        first.io_error("test")
+    assert await backend.statistics() == {}
+
+
+async def test_a_cache_that_keeps_no_counts_now_adds_none_of_this_process(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    backends = [MemoryBackend(), MemoryBackend()]
+    async with open_fscache(limits=Limits(statistics_seconds=30)) as fscache:
+        one, two = [await fscache.add_cache(each, tag=str(n)) for n, each in enumerate(backends)]
+        await Bench(fscache).stored(two)
+        await trio.sleep(31)
+        sums = [await kept_statistics(cache) for cache in (one, two)]
+        assert sorted(stats.stores_n for stats in sums if stats is not None) == [0, 1]
+
+
 async def test_a_backend_that_cannot_keep_counts_loses_only_those(
     autojump_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:

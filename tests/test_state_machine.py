@@ -263,9 +263,7 @@ class Machine:
     def check(self) -> None:
         domain = self.fscache.domain
         assert domain.stores_size == sum(
-            len(folio.buffer)
-            for cookie in domain.cookies.values()
-            for folio in cookie.stores
+            len(folio.buffer) for cookie in domain.cookies.values() for folio in cookie.stores
         ) or any(cookie.relinquished for cookie in domain.cookies.values())
         assert domain.stores_size >= 0
         for cache in self.in_use.values():

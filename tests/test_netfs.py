@@ -1,0 +1,320 @@
+"""What a netfs does wrong when it is called back is blamed on it, and costs at most what it was asked of."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+from typing import TYPE_CHECKING, NoReturn, TypeVar
+
+import pytest
+
+from fscache_core import open_fscache, page
+from fscache_core.cookie import Cookie, CookieDefinition, acquire_cookie
+from fscache_core.errors import CacheIOError, FscacheError, NoSpaceError, PluginError, UnfitPluginError
+from fscache_core.folio import PAGE_SIZE, Folio
+from fscache_core.hookspecs import FileAttributes, FileKind, Location, netfs_hook
+from fscache_core.outcome import AuxOutcome, CookieType, ReadOutcome
+from fscache_core.plugins import NetfsFacade
+from fscache_core.testing.cache_session import OriginFile, Session, content, open_session, origin_file
+from fscache_core.testing.faulty import Answer, Fail, Faults
+from fscache_memory import MemoryBackend
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+T = TypeVar("T")
+
+SIZE = 8 * PAGE_SIZE
+DATA = content(b"v1", SIZE)
+
+
+def blamed(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [record.getMessage() for record in caplog.records if record.levelno >= logging.ERROR]
+
+
+# -- callbacks of a cookie's definition ------------------------------------------------------------
+
+PLAIN = CookieDefinition(
+    "plain",
+    CookieType.DATA,
+    get_key=lambda data: origin_file(data).key,
+    get_attr=lambda data: origin_file(data).size,
+    get_aux=lambda data: origin_file(data).aux,
+)
+
+
+def raising(error: Exception) -> Callable[..., NoReturn]:
+    def callback(*_: object) -> NoReturn:
+        raise error
+
+    return callback
+
+
+def acquire(session: Session, definition: CookieDefinition, *, below: Cookie | None = None) -> Cookie:
+    data = OriginFile(b"file", size=SIZE)
+    return acquire_cookie(session.domain, below or session.volume, definition, data)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [ZeroDivisionError("a bug"), CacheIOError("none of ours"), NoSpaceError("nor this"), MemoryError()],
+    ids=lambda error: type(error).__name__,
+)
+async def test_a_check_aux_that_raises_is_the_netfses_fault_and_not_the_backends(
+    error: Exception, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with open_session(MemoryBackend()) as session:
+        cookie = await session.file(size=SIZE)
+        await session.fill(cookie)
+        await cookie.relinquish()
+        cookie = acquire(session, replace(PLAIN, check_aux=raising(error)))
+        await cookie.wait_lookup()
+        assert (await session.read(cookie, 0, 8))[0] is ReadOutcome.NO_DATA
+        assert session.object(cookie).live
+        assert session.cache.usable
+        await session.fill(cookie)
+        await session.check(cookie, DATA)
+        assert session.domain.stats.cacheev_nsp == 0
+    (message,) = blamed(caplog)
+    assert "netfs plain" in message
+    assert "check_aux" in message
+    assert "MemoryBackend" not in message
+
+
+@pytest.mark.parametrize("hook", ["get_aux", "get_attr"])
+@pytest.mark.parametrize("call", ["update", "invalidate", "attr_changed", "enable"])
+async def test_evidence_that_cannot_be_had_is_told_to_the_caller_and_breaks_nothing(
+    hook: str, call: str
+) -> None:
+    broken = False
+
+    def answer(good: T, name: str) -> T:
+        if broken and name == hook:
+            raise ZeroDivisionError("a bug")
+        return good
+
+    definition = replace(
+        PLAIN, get_attr=lambda _: answer(SIZE, "get_attr"), get_aux=lambda _: answer(b"v1", "get_aux")
+    )
+    async with open_session(MemoryBackend()) as session:
+        cookie = acquire(session, definition)
+        await cookie.wait_lookup()
+        await session.fill(cookie)
+        if call == "enable":
+            await cookie.disable()
+        broken = True
+        asked = hook == "get_attr" or call != "attr_changed"
+
+        async def change() -> None:
+            if call == "enable":
+                await cookie.enable()
+            else:
+                getattr(cookie, call)()
+
+        if asked:
+            with pytest.raises(PluginError, match=f"netfs plain: {hook} raised ZeroDivisionError") as caught:
+                await change()
+            assert caught.value.plugin == "plain"
+        else:
+            await change()
+        await cookie.wait_on_invalidate()
+        outcome, pages = await session.read(cookie, 0, 8)
+        assert outcome in ReadOutcome
+        assert not pages or b"".join(pages[at] for at in range(8)) == DATA
+        assert call != "invalidate" or not pages
+        assert session.cache.usable
+
+
+async def test_callbacks_that_tell_or_choose_cost_nothing_when_they_raise(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    raises = raising(CacheIOError("none of ours"))
+    async with open_session(MemoryBackend()) as session:
+        index = CookieDefinition(
+            "index",
+            CookieType.INDEX,
+            get_key=lambda _: b"index",
+            select_cache=raises,
+        )
+        definition = replace(
+            PLAIN,
+            get_context=raises,
+            put_context=raises,
+            mark_pages_cached=raises,
+            now_uncached=raises,
+        )
+        cookie = acquire(session, definition, below=acquire_cookie(session.domain, session.volume, index, 0))
+        folio = Folio(0, memoryview(bytearray(SIZE)))
+        assert await page.read_or_alloc_pages(cookie, [folio], context="a read") is ReadOutcome.NO_DATA
+        await session.fill(cookie)
+        await session.check(cookie, DATA)
+        assert session.object(cookie).live
+        await session.cache.withdraw()
+    messages = blamed(caplog)
+    for hook in ("get_context", "put_context", "mark_pages_cached", "now_uncached"):
+        assert any(f"netfs plain: {hook} raised CacheIOError" in message for message in messages)
+    assert any("netfs index, in select_cache: none of ours" in message for message in messages)
+    assert not any("MemoryBackend" in message for message in messages)
+
+
+# -- hooks of an adapter, below the file layer -----------------------------------------------------
+
+
+class Shelf:
+    """An adapter of one file that is always the same, with all hooks that core calls back."""
+
+    name = "shelf"
+    version = 1
+
+    def __init__(self) -> None:
+        self.told: list[str] = []
+
+    @netfs_hook
+    def parse_url(self, url: str) -> Location:
+        return Location("shelf://", url.removeprefix("shelf://"))
+
+    @netfs_hook
+    async def open_volume(self, location: Location) -> object:
+        return "volume"
+
+    @netfs_hook
+    def get_key(self, netfs_data: object) -> bytes:
+        return str(netfs_data).encode()
+
+    @netfs_hook
+    def get_attr(self, netfs_data: object) -> FileAttributes:
+        return FileAttributes(FileKind.FILE, SIZE)
+
+    @netfs_hook
+    def get_aux(self, netfs_data: object) -> bytes:
+        return b"v1"
+
+    @netfs_hook
+    def name_file(self, volume: object, path: str) -> object:
+        return path
+
+    @netfs_hook
+    def recall_file(self, volume: object, path: str, aux: bytes, object_size: int) -> object:
+        return path
+
+    @netfs_hook
+    async def look_up(self, volume: object, path: str) -> object:
+        return path
+
+    @netfs_hook
+    async def fetch(
+        self, netfs_data: object, offset: int, buffer: memoryview, arrived: Callable[[int], None]
+    ) -> None:
+        buffer[:] = DATA[offset : offset + len(buffer)]
+
+    @netfs_hook
+    def check_aux(self, netfs_data: object, aux: bytes, object_size: int) -> AuxOutcome:
+        return AuxOutcome.OKAY if aux == b"v1" else AuxOutcome.OBSOLETE
+
+    @netfs_hook
+    def mark_pages_cached(self, netfs_data: object, first: int, n_pages: int) -> None:
+        self.told.append("mark_pages_cached")
+
+    @netfs_hook
+    def now_uncached(self, netfs_data: object) -> None:
+        self.told.append("now_uncached")
+
+    @netfs_hook
+    def select_cache(self, parent_netfs_data: object, netfs_data: object) -> str | None:
+        return None
+
+
+async def read_shelf(backend: MemoryBackend, netfs: object, *wrappers: Faults) -> bytes:
+    """Read the file through a cache, and withdraw that while the file is open."""
+    async with open_fscache() as fscache:
+        cache = await fscache.add_cache(backend)
+        fscache.add_netfs(netfs, wrappers=wrappers)
+        async with await fscache.open_file("shelf://file") as file:
+            data = await file.read(0, SIZE)
+            await fscache.withdraw_cache(cache)
+            assert await file.read(0, SIZE) == data
+            assert not cache.objects
+    return data
+
+
+@pytest.mark.parametrize("stored", [False, True])
+@pytest.mark.parametrize("hook", ["check_aux", "mark_pages_cached", "now_uncached", "select_cache"])
+@pytest.mark.parametrize("error", [ZeroDivisionError("a bug"), CacheIOError("none of ours")])
+async def test_an_adapter_that_raises_when_called_back_breaks_no_read(
+    hook: str, error: Exception, stored: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    backend, faults = MemoryBackend(), Faults()
+    if stored:
+        assert await read_shelf(backend, Shelf()) == DATA
+    fault = faults.arm(hook, Fail(error), at=range(1, 1000))
+    assert await read_shelf(backend, Shelf(), faults) == DATA
+    fired = hook != "check_aux" or stored
+    assert bool(fault.n_hits) is fired
+    assert any("netfs shelf" in message and hook in message for message in blamed(caplog)) is fired
+    assert not any("MemoryBackend" in message for message in blamed(caplog))
+    faults.disarm()
+    assert await read_shelf(backend, Shelf()) == DATA
+
+
+@pytest.mark.parametrize("hook", ["parse_url", "get_key", "get_attr", "get_aux"])
+async def test_an_adapter_that_cannot_answer_is_blamed_where_the_file_is_opened(hook: str) -> None:
+    faults = Faults()
+    faults.arm(hook, Fail(ZeroDivisionError("a bug")), at=range(1, 1000))
+    async with open_fscache() as fscache:
+        await fscache.add_cache(MemoryBackend())
+        fscache.add_netfs(Shelf(), wrappers=[faults])
+        with pytest.raises(
+            PluginError, match=f"netfs shelf: {hook} raised ZeroDivisionError: a bug"
+        ) as caught:
+            await (await fscache.open_file("shelf://file")).aclose()
+        assert caught.value.plugin == "shelf"
+        faults.disarm()
+        async with await fscache.open_file("shelf://file") as file:
+            assert await file.read(0, SIZE) == DATA
+
+
+async def test_an_adapter_whose_async_hook_raises_or_is_not_offered_is_named() -> None:
+    faults = Faults()
+    for hook in ("look_up", "recall_file"):
+        faults.arm(hook, Fail(ZeroDivisionError("a bug")), at=range(1, 1000))
+    netfs = NetfsFacade(Shelf(), wrappers=[faults])
+    with pytest.raises(PluginError, match="netfs shelf: look_up raised ZeroDivisionError: a bug"):
+        await netfs.call("look_up", netfs.look_up, "volume", "file")
+    with pytest.raises(FscacheError, match="netfs shelf does not offer removing files"):
+        await netfs.call("unlink", netfs.unlink, "volume", "file")
+    await netfs.call("close_volume", netfs.close_volume, "volume")
+    with pytest.raises(PluginError, match="netfs shelf: recall_file raised ZeroDivisionError: a bug"):
+        netfs.recall_file("volume", "file", b"v1", SIZE)
+
+
+def test_a_version_that_is_no_number_is_refused() -> None:
+    class Odd(Shelf):
+        version = "1"  # type: ignore[assignment]
+
+    with pytest.raises(UnfitPluginError, match="version '1' is not an int"):
+        NetfsFacade(Odd())
+
+
+@pytest.mark.parametrize(
+    ("aux", "size", "outcome"),
+    [
+        (b"v1", SIZE, AuxOutcome.OKAY),
+        (b"v2", SIZE, AuxOutcome.OBSOLETE),
+        (b"v1", SIZE + 1, AuxOutcome.OBSOLETE),
+    ],
+)
+def test_an_adapter_without_check_aux_has_its_evidence_compared(
+    aux: bytes, size: int, outcome: AuxOutcome
+) -> None:
+    class Plain(Shelf):
+        check_aux = None  # type: ignore[assignment]
+
+    assert NetfsFacade(Plain()).check_aux("file", aux, size) is outcome
+
+
+async def test_a_wrong_answer_of_check_aux_is_stale() -> None:
+    backend, faults = MemoryBackend(), Faults()
+    assert await read_shelf(backend, Shelf()) == DATA
+    faults.arm("check_aux", Answer("OKAY"), at=range(1, 1000))
+    assert await read_shelf(backend, Shelf(), faults) == DATA
+    faults.disarm()
