@@ -36,6 +36,11 @@ class CookieDefinition:
     mark_pages_cached: Callable[[object, int, int], None] | None = None
     now_uncached: Callable[[object], None] | None = None
     select_cache: Callable[[object, object], str | None] | None = None
+    netfs: str = ""  #: who answers, in messages; ``name`` if not given
+
+    @property
+    def whose(self) -> str:
+        return self.netfs or self.name
 
     def __post_init__(self) -> None:
         if not 1 <= len(self.name) <= 15:

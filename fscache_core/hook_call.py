@@ -77,10 +77,10 @@ def ask_netfs(
     """Call the netfs of a cookie back for an answer of type ``expected``.
 
     Raises:
-      PluginError: it raised something, or answered something else.  Names the cookie definition.
+      PluginError: it raised something, or answered something else.  Names the netfs.
       FscacheError: what it raised on purpose.
     """
-    name = cookie.definition.name
+    name = cookie.definition.whose
     try:
         answer = callback(cookie.netfs_data, *args, **kwargs)
     except FscacheError:
@@ -105,13 +105,13 @@ def tell_netfs(
     try:
         callback(cookie.netfs_data, *args, **kwargs)
     except Exception as error:
-        name = cookie.definition.name
+        name = cookie.definition.whose
         log.error("%r: netfs %s: %s raised %r", cookie, name, hook, error, exc_info=error)
 
 
 def blame_netfs(cookie: Cookie, hook: str, error: FscacheError) -> None:
     """Log what the netfs raised where only core can deal with it."""
-    name = cookie.definition.name
+    name = cookie.definition.whose
     log.error("%r: netfs %s, in %s: %s", cookie, name, hook, error, exc_info=error.__cause__)
 
 

@@ -426,6 +426,7 @@ def inode_definition(netfs: NetfsFacade) -> CookieDefinition:
 
     return CookieDefinition(
         name=netfs.name[:15],
+        netfs=netfs.name,
         type=CookieType.DATA,
         get_key=_get_key,
         get_attr=_get_attr,

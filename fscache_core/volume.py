@@ -83,6 +83,7 @@ class Volume:
         index = CookieDefinition(
             f"{netfs.name[:8]}.volume",
             CookieType.INDEX,
+            netfs=netfs.name,
             get_key=lambda volume: netfs.get_key(volume),
             select_cache=None
             if select_cache is None

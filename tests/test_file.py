@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import random
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
@@ -11,20 +12,25 @@ import trio
 import trio.testing
 
 from fscache_core import (
+    CacheIOError,
     CallerError,
     FsCache,
+    NoSpaceError,
     OfflineError,
     OriginError,
     OriginNotFoundError,
     OriginUnreachableError,
+    PluginError,
     Readahead,
     StaleError,
     open_fscache,
 )
 from fscache_core.domain import Limits
+from fscache_core.hookspecs import netfs_hook
 from fscache_core.inode import SMALLEST_FETCH
-from fscache_core.outcome import WriteOutcome
-from fscache_core.testing.faulty import Answer, Faults, Hang
+from fscache_core.outcome import ReadOutcome, WriteOutcome
+from fscache_core.testing.faulty import Answer, Fail, Faults, Hang
+from fscache_core.testing.faulty import Fault as Bad
 from fscache_core.testing.http_origin import CountingOrigin, Fault, Stall
 from fscache_memory import MemoryBackend
 from netfs_http import HttpNetfs
@@ -710,3 +716,134 @@ async def test_a_reader_goes_on_though_fetches_that_hang_elsewhere_hold_all_the_
             assert await read_all(fscache, origin.url("a")) == data
             stall.release()
         await slow.aclose()
+
+
+# -- plugins that misbehave --------------------------------------------------------------
+
+HOOKS_OF_A_READ = ("alloc_object", "lookup_object", "read_or_alloc_pages", "write_page", "read_resident")
+
+
+async def read_through(origin: CountingOrigin, hook: str, fault: Bad, at: int | None, data: bytes) -> None:
+    """Read a file twice in two runs with a fault in a hook of the backend."""
+    backend = MemoryBackend()
+    for _ in range(2):
+        async with open_fscache(limits=Limits(hook_seconds=0.2, drop_seconds=0.2)) as fscache:
+            faults = Faults()
+            await fscache.add_cache(backend, wrappers=[faults])
+            faults.arm(hook, copy.copy(fault), at=at)
+            for _ in range(2):
+                assert await read_all(fscache, origin.url("a")) == data
+
+
+@pytest.mark.parametrize("hook", HOOKS_OF_A_READ)
+@pytest.mark.parametrize(
+    "fault",
+    [
+        Fail(RuntimeError("a bug")),
+        Fail(CacheIOError("the disk is gone")),
+        Fail(NoSpaceError("full")),
+        Fail(MemoryError()),
+        Answer(None),
+        Answer("nonsense"),
+        Answer(12345),
+        Answer(ReadOutcome.HIT),
+    ],
+    ids=lambda fault: f"{type(fault).__name__} {getattr(fault, 'error', getattr(fault, 'value', ''))!r}",
+)
+@pytest.mark.parametrize("at", [1, 2, None])
+async def test_a_backend_whose_hooks_raise_or_lie_never_fails_a_read(
+    fscache_http_origin: CountingOrigin, hook: str, fault: Bad, at: int | None
+) -> None:
+    fscache_http_origin.put("a", data := content(300_000))
+    await read_through(fscache_http_origin, hook, fault, at, data)
+
+
+@pytest.mark.parametrize(
+    "hook", ["lookup_object", "lookup_complete", "read_or_alloc_pages", "write_page", "drop_object"]
+)
+async def test_a_backend_whose_hooks_hang_never_fails_a_read(
+    fscache_http_origin: CountingOrigin, hook: str
+) -> None:
+    fscache_http_origin.put("a", data := content(300_000))
+    await read_through(fscache_http_origin, hook, Hang(), None, data)
+
+
+@pytest.mark.parametrize(
+    "hook", ["mark_pages_cached", "now_uncached", "select_cache", "get_context", "put_context"]
+)
+async def test_a_netfs_whose_optional_hooks_raise_never_fails_a_read_and_is_named(
+    fscache_http_origin: CountingOrigin, hook: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    origin = fscache_http_origin
+    origin.put("a", data := content(300_000))
+
+    class Netfs(HttpNetfs):
+        name = "a netfs with a long name"
+
+        @netfs_hook
+        def mark_pages_cached(self, netfs_data: object, first: int, n_pages: int) -> None:
+            del netfs_data, first, n_pages
+            self.called("mark_pages_cached")
+
+        @netfs_hook
+        def now_uncached(self, netfs_data: object) -> None:
+            del netfs_data
+            self.called("now_uncached")
+
+        @netfs_hook
+        def select_cache(self, parent_netfs_data: object, netfs_data: object) -> str | None:
+            del parent_netfs_data, netfs_data
+            self.called("select_cache")
+            return None
+
+        @netfs_hook
+        def get_context(self, netfs_data: object, context: object) -> None:
+            del netfs_data, context
+            self.called("get_context")
+
+        @netfs_hook
+        def put_context(self, netfs_data: object, context: object) -> None:
+            del netfs_data, context
+            self.called("put_context")
+
+        def called(self, name: str) -> None:
+            if name == hook:
+                raise RuntimeError("a bug")
+
+    async with open_fscache() as fscache:
+        cache = await fscache.add_cache(MemoryBackend())
+        fscache.add_netfs(Netfs(), scheme="http")
+        assert await read_all(fscache, origin.url("a")) == data
+        async with await fscache.open_file(origin.url("a")) as file:
+            await fscache.withdraw_cache(cache)
+            assert await file.read(0, 300_000) == data
+    if not hook.endswith("context"):  # which the file layer has none of
+        assert f"netfs a netfs with a long name: {hook}" in caplog.text
+        assert "a bug" in caplog.text
+
+
+@pytest.mark.parametrize("hook", ["get_key", "get_attr", "get_aux", "name_file", "parse_url", "recall_file"])
+async def test_a_netfs_whose_mandatory_hooks_raise_is_named_in_one_error(
+    fscache_http_origin: CountingOrigin, hook: str
+) -> None:
+    origin, faults = fscache_http_origin, Faults()
+    origin.put("a", data := content(300_000))
+    errors: list[str] = []
+    async with open_fscache(coherency="ttl=600") as fscache:
+        await fscache.add_cache(MemoryBackend())
+        fscache.add_netfs(HttpNetfs(), scheme="http", wrappers=[faults])
+        assert await read_all(fscache, origin.url("a")) == data
+        for at in range(1, 6):
+            url = origin.url("a")
+            await (await fscache.open_volume(url)).invalidate(fscache.locate(url).path)
+            faults.arm(hook, Fail(RuntimeError("a bug")), at=at)
+            try:
+                file = await fscache.open_file(url)
+            except PluginError as error:
+                errors.append(str(error))
+            else:
+                await file.aclose()
+            faults.disarm()
+            assert await read_all(fscache, url) == data
+    assert errors or hook in ("name_file", "recall_file")  # not called in every open
+    assert all(error.startswith(f"netfs http: {hook} raised RuntimeError: a bug") for error in errors), errors
