@@ -155,6 +155,8 @@ def _is_strange(directory: int, name: str) -> bool:
         os.close(descriptor)
     try:
         return read_label(master) is None
+    except BadAttributeError:
+        return False  # a cache's, and damaged: whoever labels it will say so
     finally:
         os.close(master)
 

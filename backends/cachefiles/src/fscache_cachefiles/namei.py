@@ -121,6 +121,7 @@ class Namei:
         else:
             if isinstance(backing, Backing):
                 keep.pop_all()  # the backing closes them
+                pin = Pin(pin.pinned, min(pin.reserved_size, backing.size))  # more was never promised
                 backing.reserved_size = pin.reserved_size
                 return Opened(backing, label, pin, read_check_time(backing, label))
             return backing

@@ -152,7 +152,7 @@ def weigh_directory(container: int, name: str) -> Weight:
         return INDEX_DIRECTORY  # not an object: a directory of some kind
     try:
         pin = read_pin(directory)
-        reserved_pages = page_count(pin.reserved_size) if pin else 0
+        reserved_pages = page_count(min(pin.reserved_size, size)) if pin else 0
     except (BadAttributeError, OSError):
         reserved_pages = 0
     finally:
@@ -174,7 +174,7 @@ def count_pages(map_: int, reserved_pages: int = 0) -> int:
         for entry in array("Q", raw[: whole * ENTRY_SIZE]):
             mask = mask_of(entry)
             if reserved_pages > block * PAGES_PER_BLOCK:
-                mask &= -1 << (reserved_pages - block * PAGES_PER_BLOCK)
+                mask &= -1 << min(reserved_pages - block * PAGES_PER_BLOCK, PAGES_PER_BLOCK)
             total += mask.bit_count()
             block += 1
         if not whole:
