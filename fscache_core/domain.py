@@ -62,6 +62,7 @@ class Domain:
         self.kept: dict[str, int] = {}  # counts that were brought to a cache that keeps them
         self.statistics_to: Cache | None = None  # the one that keeps them
         self.nursery = nursery
+        self._scopes: set[trio.CancelScope] = set()  # of the tasks that run
         self.token = trio.lowlevel.current_trio_token()
         self.object_pool = trio.CapacityLimiter(limits.object_max_active)
         self.operation_pool = trio.CapacityLimiter(limits.operation_max_active)
@@ -78,7 +79,20 @@ class Domain:
         self.kept_fetches: dict[object, Callable[[], None]] = {}  # those, oldest first; call to free
 
     def spawn(self, function: Callable[[], Awaitable[None]], name: str) -> None:
-        self.nursery.start_soon(_shielded, function, name=name)
+        self.nursery.start_soon(self._shielded, function, name=name)
+
+    def stop(self) -> None:
+        """Cancel every task, for a close that failed: nobody is left to end them in order."""
+        for scope in list(self._scopes):
+            scope.cancel()
+
+    async def _shielded(self, function: Callable[[], Awaitable[None]]) -> None:
+        with trio.CancelScope(shield=True) as scope:
+            self._scopes.add(scope)
+            try:
+                await function()
+            finally:
+                self._scopes.discard(scope)
 
     def bug(self, where: str, error: Exception) -> None:
         """Report what core itself did wrong and got over: critical in the log, and tests fail for it."""
@@ -102,8 +116,3 @@ class Domain:
     def congested(self) -> bool:
         """Whether objects wait for a place to run (section 7.6)."""
         return self.object_pool.statistics().tasks_waiting > 0
-
-
-async def _shielded(function: Callable[[], Awaitable[None]]) -> None:
-    with trio.CancelScope(shield=True):
-        await function()

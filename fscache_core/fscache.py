@@ -324,6 +324,10 @@ async def open_fscache(
         except BaseException as error:
             raised = error
         with trio.CancelScope(shield=True):  # bounded: every hook is
-            await fscache.close(store=fscache.store_at_close and raised is None)
+            try:
+                await fscache.close(store=fscache.store_at_close and raised is None)
+            except BaseException:
+                fscache.domain.stop()  # or their nursery would wait for tasks that nobody ends
+                raise
     if raised is not None:
         raise raised

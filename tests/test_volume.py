@@ -400,3 +400,17 @@ async def test_what_is_under_way_when_the_cache_is_closed_ends_with_one_clear_er
     stall.release()
     assert len(raised) == 6
     assert all("closed" in str(error) for error in raised)
+
+
+async def test_a_close_that_fails_ends_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def broken(*_args: object, **_kwargs: object) -> None:
+        raise ZeroDivisionError("a bug of ours")
+
+    async def use() -> None:
+        async with open_fscache() as fscache:
+            await fscache.add_cache(MemoryBackend())
+            assert trio.lowlevel.current_task().child_nurseries[-1].child_tasks  # it keeps statistics
+            monkeypatch.setattr(fscache, "close", broken)
+
+    with trio.fail_after(30), pytest.RaisesGroup(ZeroDivisionError):
+        await use()
