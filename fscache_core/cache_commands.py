@@ -242,18 +242,18 @@ def report_lines(tag: str, report: VerifyReport) -> list[str]:
     "--format",
     "form",
     type=click.Choice(["kernel", "json", "prometheus"]),
-    default="kernel",
-    show_default=True,
-    help="As Linux FS-Cache prints them, as JSON, or for a Prometheus scraper.",
+    help="As Linux FS-Cache prints them (default), as JSON, or for a Prometheus scraper.",
 )
-@click.option("--json", "form", flag_value="json", help="The same as --format json.")
+@json_option
 @session_options
 @run
-async def stats(form: str, session: Session) -> ExitStatus:
+async def stats(form: str | None, as_json: bool, session: Session) -> ExitStatus:
     """Show the counters of every process that used the cache, added up.
 
     A process brings its counts to the cache every 30 seconds and when it ends.
     """
+    if as_json and form not in (None, "json"):
+        raise click.UsageError(f"--json and --format {form} exclude each other")
     failures, caches = Failures(), []
     total: Counter[str] = Counter()
     async with session.open(needs_cache=True) as fscache:
@@ -267,11 +267,11 @@ async def stats(form: str, session: Session) -> ExitStatus:
                 total.update(kept.as_dict())  # a count goes to one cache only
     if not caches:
         return failures.status
-    if form == "json":
+    if as_json or form == "json":
         write_json({"caches": caches, "counters": dict(total)})
     else:
         sums = Stats.of(total)
-        write(sums.text() if form == "kernel" else sums.prometheus())
+        write(sums.prometheus() if form == "prometheus" else sums.text())
     return failures.status
 
 

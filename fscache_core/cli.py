@@ -7,10 +7,10 @@ cost little more than starting Python.
 from __future__ import annotations
 
 import logging
-import os
+import re
+import signal
 import sys
 import time
-import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,9 +18,9 @@ import click
 import trio
 
 from fscache_core import cache_commands
-from fscache_core.errors import CallerError, FscacheError
+from fscache_core.errors import CallerError, FscacheError, OriginError
 from fscache_core.exit_status import ExitStatus, cause, exit_status
-from fscache_core.hookspecs import FileKind
+from fscache_core.hookspecs import DirectoryEntry, FileAttributes, FileKind
 from fscache_core.output import (
     attributes_json,
     cached_json,
@@ -34,18 +34,43 @@ from fscache_core.output import (
     write_table,
 )
 from fscache_core.progress import meter
-from fscache_core.session import Failures, LogLines, Session, json_option, run, say, session_options
-from fscache_core.transfer import OutputError, copy_any, send
+from fscache_core.session import (
+    Ended,
+    Failures,
+    LogLines,
+    Session,
+    complain,
+    discard_what_follows,
+    json_option,
+    run,
+    say,
+    session_options,
+    traceback_option,
+)
+from fscache_core.transfer import OutputError, copy_any, join, send, url_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from fscache_core.volume import Volume
 
 # -- commands ----------------------------------------------------------------------------
 
 
 class Commands(click.Group):
     """The subcommands.  For an interrupt and for output nobody reads click has a way of its own; not ours."""
+
+    def make_context(
+        self,
+        info_name: str | None,
+        args: list[str],
+        parent: click.Context | None = None,
+        **extra: Any,  # noqa: ANN401
+    ) -> click.Context:
+        try:
+            return super().make_context(info_name, args, parent, **extra)
+        except BrokenPipeError:  # --help
+            raise click.exceptions.Exit(ExitStatus.BROKEN_PIPE) from None
 
     def invoke(self, ctx: click.Context) -> Any:  # noqa: ANN401
         try:
@@ -58,8 +83,8 @@ class Commands(click.Group):
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="fscache-core")
-@click.option("--traceback", is_flag=True, help="Show where an error came from.")
-def fscache_command(traceback: bool) -> None:
+@traceback_option
+def fscache_command() -> None:
     """Read files of remote stores through a cache.
 
     URLs: sshfs://user@host:port/path, s3://bucket/key, http(s)://..., file:///path, and those of every netfs
@@ -78,7 +103,8 @@ async def cat(urls: Sequence[str], session: Session) -> ExitStatus:
         for url in urls:
             try:
                 async with await fscache.open_file(url) as file:
-                    await send(file, sys.stdout.fileno(), lambda n_bytes: None, abandon_on_cancel=True)
+                    descriptor = sys.stdout.fileno()
+                    await send(file, descriptor, "standard output", lambda _: None, abandon_on_cancel=True)
             except OutputError:
                 raise
             except FscacheError as error:
@@ -103,7 +129,9 @@ async def cp(
     *sources, last = urls
     if not sources:
         raise click.UsageError("missing DEST: cp URL... DEST")
-    destination = Path(last)
+    if re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", last):
+        raise click.UsageError(f"DEST must be a local path, not {last}")
+    destination, made = Path(last), dict[Path, str]()
     into_directory = await trio.Path(destination).is_dir()
     if len(sources) > 1 and not into_directory:
         raise click.UsageError(f"{destination} is not a directory")
@@ -114,6 +142,11 @@ async def cp(
                 try:
                     volume, path = await fscache.open_volume(url), fscache.locate(url).path
                     target = destination / base_name(url, path) if into_directory else destination
+                    if target in made:
+                        raise CallerError(
+                            f"{url}: not copied: {target} was made from {made[target]} just now"
+                        )
+                    made[target] = url
                     await copy_any(volume, path, target, progress, failures.report, recursive=recursive)
                 except FscacheError as error:
                     failures.report(error)
@@ -136,11 +169,22 @@ async def cp(
 @session_options
 @run
 async def ls(url: str, long: bool, as_json: bool, session: Session) -> None:
-    """List a directory.  Asks the origin: listings are not cached."""
+    """List a directory, or a single file.  Asks the origin: listings are not cached."""
     async with session.open([url], with_cache=False) as fscache:
-        entries = await fscache.list_directory(url)
+        volume, path = await fscache.open_volume(url), fscache.locate(url).path
+        try:
+            entries, top = await volume.list_directory(path), path
+        except OriginError as error:
+            name = path.rstrip("/").rpartition("/")[2]
+            entries, top = [DirectoryEntry(name, await file_there(volume, path, error))], path[: -len(name)]
+        urls = [url_of(volume, join(top, entry.name)) for entry in entries]
     if as_json:
-        write_json([{"name": entry.name, **attributes_json(entry.attributes)} for entry in entries])
+        write_json(
+            [
+                {"name": entry.name, "url": its_url, **attributes_json(entry.attributes)}
+                for entry, its_url in zip(entries, urls, strict=True)
+            ]
+        )
         return
     lines = []
     for entry in entries:
@@ -148,6 +192,17 @@ async def ls(url: str, long: bool, as_json: bool, session: Session) -> None:
         name = printable(entry.name) + ("/" if is_directory else "")
         lines.append(f"{long_line(entry.attributes)} {name}" if long else name)
     write_lines(lines)
+
+
+async def file_there(volume: Volume, path: str, refusal: OriginError) -> FileAttributes:
+    """What a file is; raises ``refusal`` to list it as a directory if it is none."""
+    try:
+        attributes = await volume.look_up(path)
+    except FscacheError:
+        raise refusal from None
+    if attributes.kind is FileKind.DIRECTORY:
+        raise refusal
+    return attributes
 
 
 @fscache_command.command("stat")
@@ -212,7 +267,7 @@ def main() -> None:
     try:
         if sys.stdout is None:
             raise OutputError("standard output is closed")
-        status = fscache_command.main(standalone_mode=False) or ExitStatus.DONE
+        status = fscache_command.main(prog_name="fscache", standalone_mode=False) or ExitStatus.DONE
     except SystemExit:
         raise
     except BaseException as error:
@@ -221,14 +276,26 @@ def main() -> None:
         status in (ExitStatus.BROKEN_PIPE, ExitStatus.INTERRUPTED, ExitStatus.OUTPUT)
         and sys.stdout is not None
     ):
-        # What is still buffered for standard output goes nowhere; Python would complain at its exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        discard_what_follows(sys.stdout)
     sys.exit(status)
+
+
+def _raised_in(error: BaseException) -> str:
+    """The name of the module that raised an error."""
+    place = error.__traceback__
+    while place is not None and place.tb_next is not None:
+        place = place.tb_next
+    return "" if place is None else str(place.tb_frame.f_globals.get("__name__"))
 
 
 def _tell(error: BaseException) -> int:
     """Say what went wrong; returns the exit status."""
     reason = cause(error)
+    if isinstance(reason, Ended):
+        signal.signal(reason.number, signal.SIG_DFL)
+        signal.raise_signal(reason.number)
+    if isinstance(reason, OSError) and _raised_in(reason) == click.echo.__module__:  # --help, --version
+        reason = OutputError(f"standard output: {reason.strerror}", errno=reason.errno)
     if isinstance(reason, click.exceptions.NoArgsIsHelpError):
         reason.show()
         return ExitStatus.USAGE
@@ -238,10 +305,9 @@ def _tell(error: BaseException) -> int:
         say(reason.format_message() + hint)
         return ExitStatus.USAGE
     status = exit_status(reason)
-    if "--traceback" in sys.argv:
-        traceback.print_exception(error)
     if status is ExitStatus.UNFORESEEN:
-        say(f"internal error: {type(reason).__name__}: {reason} (fscache --traceback ... shows where)")
+        text = f"internal error: {type(reason).__name__}: {reason} (fscache --traceback ... shows where)"
+        complain(error, text)
     elif status not in (ExitStatus.BROKEN_PIPE, ExitStatus.INTERRUPTED):
-        say(str(reason))
+        complain(error, str(reason))
     return status

@@ -40,7 +40,7 @@ def write(text: str) -> None:
     except BrokenPipeError:
         raise
     except OSError as error:
-        raise OutputError(f"write error: {error.strerror}", errno=error.errno) from error
+        raise OutputError(f"standard output: {error.strerror}", errno=error.errno) from error
 
 
 def write_lines(lines: Iterable[str]) -> None:
@@ -166,11 +166,9 @@ _FILE_TYPES = {
 
 
 def long_line(attributes: FileAttributes) -> str:
-    mode = (
-        "?---------"
-        if attributes.mode is None
-        else stat.filemode(_FILE_TYPES[attributes.kind] | attributes.mode)
-    )
+    mode = stat.filemode(_FILE_TYPES[attributes.kind] | (attributes.mode or 0))
+    if attributes.mode is None:
+        mode = f"{mode[0]}?????????"
     return f"{mode} {attributes.size:>12} {date_text(attributes) or '-':<16}"
 
 

@@ -5,12 +5,15 @@ from __future__ import annotations
 import dataclasses
 import logging
 import os
+import signal
 import sys
+import traceback
+from collections import Counter
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, ParamSpec, TextIO, TypeVar
 from urllib.parse import urlsplit
 
 import click
@@ -21,6 +24,7 @@ from fscache_core.coherency import Coherency
 from fscache_core.errors import (
     AmbiguousPluginError,
     BrokenPluginError,
+    CallerError,
     FscacheError,
     InstallationError,
     PluginError,
@@ -39,14 +43,30 @@ T = TypeVar("T")
 
 
 def say(message: str) -> None:
-    """One line on standard error, or nowhere if that cannot be written: no reason to stop, or to end otherwise."""
-    if sys.stderr is None:
-        return  # print() would take standard output, which is for data
+    """One line on standard error.  That it cannot be written is no reason to stop, or to end otherwise."""
     try:
         print(f"fscache: {printable(message)}", file=sys.stderr, flush=True)
     except OSError:
-        # What is still buffered goes nowhere as well; Python would complain at its exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
+        discard_what_follows(sys.stderr)
+
+
+def discard_what_follows(stream: TextIO) -> None:
+    """Have nobody hear of what is still buffered for a stream either; Python would complain at its exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
+class Tracebacks:
+    """Whether complaints come with a traceback."""
+
+    shown = False
+
+
+def complain(error: BaseException, message: str | None = None) -> None:
+    """Say what went wrong; of an error that others are in, the message of the one to tell about."""
+    if Tracebacks.shown:
+        with suppress(OSError):
+            traceback.print_exception(error)
+    say(str(error) if message is None else message)
 
 
 class LogLines(logging.Handler):
@@ -67,7 +87,7 @@ class Failures:
         self.n = 0
 
     def report(self, error: FscacheError) -> None:
-        say(str(error))
+        complain(error)
         self.note(exit_status(error))
 
     def note(self, status: ExitStatus) -> None:
@@ -128,6 +148,12 @@ class Session:
                 say(f"the origin could not be asked: {stale} file(s) served as they were cached")
 
     async def _add_caches(self, fscache: FsCache, *, needed: bool) -> None:
+        tags = Counter(cache.tag or cache.backend for cache in self.caches)
+        for cache in self.caches:
+            tag = cache.tag or cache.backend
+            if tags[tag] > 1:
+                hint = f"give one another: --cache {cache.backend}:tag=NAME"
+                raise CallerError(f"two caches have the tag {tag}; {hint}")
         # Core prefers the cache added last; a user expects the one named first.
         for cache in reversed(self.caches):
             try:
@@ -158,17 +184,63 @@ class Session:
 
 # -- commands ----------------------------------------------------------------------------
 
+
+def _show_tracebacks(_context: click.Context, _option: click.Parameter, chosen: bool) -> None:
+    Tracebacks.shown |= chosen
+
+
 json_option = click.option("--json", "as_json", is_flag=True, help="Write JSON.")
+traceback_option = click.option(
+    "--traceback",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_show_tracebacks,
+    help="Show where errors come from.",
+)
+
+
+class Ended(BaseException):
+    """A signal told the program to end; what is temporary is cleaned up by now."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
 
 
 def run(function: Callable[P, Awaitable[T]]) -> Callable[P, T]:
-    """Make a command of an async function."""
+    """Make a command of an async function, which a signal to end cancels as Ctrl-C does.
+
+    Raises:
+      Ended: there was one.
+    """
 
     @wraps(function)
     def in_trio(*arguments: P.args, **options: P.kwargs) -> T:
-        return trio.run(lambda: function(*arguments, **options))
+        return trio.run(_until_told_to_end, lambda: function(*arguments, **options))
 
     return in_trio
+
+
+async def _until_told_to_end(function: Callable[[], Awaitable[T]]) -> T:
+    ending = (signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else []))
+    told: list[int] = []
+    with trio.CancelScope() as scope:
+
+        async def watch() -> None:
+            # One that is ignored (nohup) stays so.  The second one ends the program on the spot.
+            numbers = [number for number in ending if signal.getsignal(number) is signal.SIG_DFL]
+            with trio.open_signal_receiver(*numbers) as arriving:
+                async for number in arriving:
+                    told.append(number)
+                    scope.cancel()
+                    return
+
+        trio.lowlevel.spawn_system_task(watch)
+        done = await function()
+        if not told:
+            return done
+    raise Ended(told[0])
 
 
 def session_options(command: Callable[..., ExitStatus | None]) -> Callable[..., ExitStatus | None]:
@@ -204,6 +276,7 @@ def session_options(command: Callable[..., ExitStatus | None]) -> Callable[..., 
     @click.option(
         "--stale-if-error", is_flag=True, help="Serve what is cached if the origin cannot be asked."
     )
+    @traceback_option
     @wraps(command)
     def with_session(
         *arguments: object,

@@ -9,10 +9,11 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import quote
 
 import trio
 
@@ -45,11 +46,12 @@ def _write_all(descriptor: int, data: memoryview) -> None:
 
 
 async def send(
-    file: File, descriptor: int, advance: Callable[[int], None], *, abandon_on_cancel: bool = False
+    file: File, descriptor: int, name: str, advance: Callable[[int], None], *, abandon_on_cancel: bool = False
 ) -> None:
     """Write a whole file to a descriptor, each piece as soon as it is there.
 
     Args:
+      name: what to call the descriptor if it cannot be written.
       abandon_on_cancel: leave a write that blocks (a pipe nobody reads) to its thread, so that Ctrl-C ends
         the program.  Only for a descriptor that is not closed afterwards.
 
@@ -73,7 +75,7 @@ async def send(
         except BrokenPipeError:
             raise
         except OSError as error:
-            raise OutputError(f"write error: {error.strerror}", errno=error.errno) from error
+            raise OutputError(f"{name}: {error.strerror}", errno=error.errno) from error
         offset += n
         advance(n)
         if seconds < 0.01:
@@ -135,7 +137,7 @@ async def copy(file: File, destination: Path, advance: Callable[[int], None]) ->
     except OSError as error:
         raise OutputError(f"{destination}: {error.strerror}", errno=error.errno) from error
     try:
-        await send(file, part.descriptor, advance)
+        await send(file, part.descriptor, str(destination), advance)
         await trio.to_thread.run_sync(part.publish)
     except BaseException as error:
         part.discard()
@@ -145,6 +147,32 @@ async def copy(file: File, destination: Path, advance: Callable[[int], None]) ->
 
 
 # -- trees -------------------------------------------------------------------------------
+
+
+def join(path: str, name: str) -> str:
+    """The path of an entry of a directory."""
+    return f"{path}{name}" if path.endswith("/") or not path else f"{path}/{name}"
+
+
+def url_of(volume: Volume, path: str) -> str | None:
+    """A URL of a file or directory, or None.
+
+    How an adapter writes a path is its own affair: some take it as it is, some percent-encoded, and no hook
+    makes a URL.  But each reads one.
+    """
+    where = volume.location.volume
+    for written in (quote(path, errors="surrogateescape"), path):
+        for url in (f"{where}{written}", f"{where}/{written}"):
+            with suppress(CallerError):
+                location = volume.netfs.parse_url(url)
+                if (location.volume, location.path) == (where, path):
+                    return url
+    return None
+
+
+def named(volume: Volume, path: str) -> str:
+    """What to call a file or directory in a message."""
+    return url_of(volume, path) or f"{volume.location.volume} {path}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,8 +199,8 @@ async def walk(
         report(error)
         return
     for entry in entries:
-        below = f"{path}{entry.name}" if path.endswith("/") or not path else f"{path}/{entry.name}"
-        where = f"{volume.location.volume} {below}"
+        below = join(path, entry.name)
+        where = named(volume, below)
         attributes = entry.attributes
         if entry.name in ("", ".", "..") or "/" in entry.name or "\0" in entry.name:
             # An object store may list such names, and one of them could lead out of the destination.
@@ -260,7 +288,8 @@ async def copy_any(
         if error.errno != errno.EISDIR:
             raise
         if not recursive:
-            raise CallerError(f"{error}; copy it with -r", errno=errno.EISDIR) from error
+            message = f"{named(volume, path)} is a directory; copy it with -r"
+            raise CallerError(message, errno=errno.EISDIR) from error
         await copy_tree(volume, path, destination, meter, report)
         return
     meter.expect(file.size)
@@ -270,7 +299,7 @@ async def copy_any(
 
 
 def _refuse_itself(path: str, destination: Path) -> None:
-    """Refuse a copy that would replace what it reads, or that would find, in what it copies, what it has made."""
+    """Refuse a copy that would replace what it reads, or find what it has made in what it copies."""
     source, target = os.path.realpath(path), os.path.realpath(destination)
     if source == target and os.path.isfile(source):
         raise CallerError(f"{destination} and {path} are the same file")

@@ -10,7 +10,7 @@ import trio
 
 from fscache_core.errors import CallerError, FscacheError, RefusedError
 from fscache_core.hookspecs import FileKind, Strength
-from fscache_core.transfer import walk
+from fscache_core.transfer import named, walk
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -58,8 +58,10 @@ class Warming:
         except CallerError as error:
             is_tree = self._recursive and error.errno == errno.EISDIR
             if not is_tree:
-                hint = "; warm what is in it with -r" if error.errno == errno.EISDIR else ""
-                self._report(CallerError(f"{error}{hint}", errno=error.errno))
+                if error.errno == errno.EISDIR:
+                    message = f"{named(volume, path)} is a directory; warm what is in it with -r"
+                    error = CallerError(message, errno=errno.EISDIR)
+                self._report(error)
         except FscacheError as error:
             self._report(error)
         finally:
@@ -80,7 +82,7 @@ class Warming:
             size = cached.cached_size if cached is not None else 0
             if size is not None and size < file.size:
                 raise RefusedError(
-                    f"{volume.location.volume} {path}: the cache took {size} of {file.size} bytes; "
+                    f"{named(volume, path)}: the cache took {size} of {file.size} bytes; "
                     "it is full, or stopped working"
                 )
             if file.attributes.strength is not Strength.STRONG:

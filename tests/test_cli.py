@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from fscache_core.testing.s3_server import S3Server
     from fscache_core.testing.sftp_server import SftpServer
 
-COMMAND = [sys.executable, "-c", "from fscache_core.cli import main; main()"]
+COMMAND = [sys.executable, "-m", "fscache_core"]
 CONTENT = bytes(range(256)) * 1000
 MEMORY = ("--cache", "memory")
 
@@ -255,6 +255,37 @@ def test_ls_ends_quietly_when_nobody_reads_on(shell: Shell) -> None:
     assert (done.returncode, done.stderr) == (ExitStatus.BROKEN_PIPE, b"")
 
 
+def test_ctrl_c_while_the_command_is_being_imported_is_silent(shell: Shell, plugin_directory: Path) -> None:
+    (plugin_directory / "click.py").write_text(
+        "import signal\nprint('imported', flush=True)\nsignal.pause()\n"
+    )
+    with shell.start("cat", "file:///etc/hostname") as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        assert process.stdout.readline() == b"imported\n"
+        process.send_signal(signal.SIGINT)
+        assert (process.wait(timeout=60), process.stderr.read()) == (ExitStatus.INTERRUPTED, b"")
+
+
+@pytest.mark.parametrize("arguments", [("--help",), ("cp", "--help"), ("--version",)])
+def test_help_that_cannot_be_written_is_told_as_other_output(
+    shell: Shell, arguments: tuple[str, ...]
+) -> None:
+    with open("/dev/full", "wb") as full:
+        done = subprocess.run(
+            [*COMMAND, *arguments], env=shell.environment, stdout=full, stderr=subprocess.PIPE, check=False
+        )
+    assert done.returncode == ExitStatus.OUTPUT
+    assert done.stderr == b"fscache: standard output: No space left on device\n"
+    read, write = os.pipe()
+    os.close(read)
+    done = subprocess.run(
+        [*COMMAND, *arguments], env=shell.environment, stdout=write, stderr=subprocess.PIPE, check=False
+    )
+    os.close(write)
+    assert (done.returncode, done.stderr) == (ExitStatus.BROKEN_PIPE, b"")
+
+
 def test_ctrl_c_ends_cat_while_the_origin_stalls(shell: Shell, origin: CountingOrigin) -> None:
     origin.put("large", os.urandom(4 << 20))
     stall = Stall(after=100_000)
@@ -344,6 +375,40 @@ def test_a_killed_cp_leaves_no_half_file_under_the_final_name(
         process.wait()
         stall.release()
     assert not (tmp_path / "copy").exists()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+def test_a_cp_that_is_told_to_end_leaves_nothing_behind(
+    shell: Shell, origin: CountingOrigin, tmp_path: Path, number: signal.Signals
+) -> None:
+    target = tmp_path / "target"
+    target.mkdir()
+    origin.put("large", os.urandom(4 << 20))
+    stall = Stall(after=100_000)
+    origin.fault("large", Fault(stall=stall), times=100)
+    with shell.start("cp", *MEMORY, origin.url("large"), target) as process:
+        stall.wait_reached()
+        process.send_signal(number)
+        output, complaint = process.communicate(timeout=60)
+        stall.release()
+    assert (output, complaint) == (b"", b"")
+    assert process.returncode == (ExitStatus.INTERRUPTED if number == signal.SIGINT else -number)
+    assert list(target.iterdir()) == []
+
+
+def test_a_hangup_that_the_user_chose_to_survive_is_survived(
+    shell: Shell, origin: CountingOrigin, tmp_path: Path
+) -> None:
+    origin.put("large", large := os.urandom(4 << 20))
+    stall = Stall(after=100_000)
+    origin.fault("large", Fault(stall=stall), times=100)
+    command = ["nohup", *COMMAND, "cp", *MEMORY, origin.url("large"), str(tmp_path / "copy")]
+    with subprocess.Popen(command, env=shell.environment, stderr=subprocess.PIPE) as process:
+        stall.wait_reached()
+        process.send_signal(signal.SIGHUP)
+        stall.release()
+        assert process.wait(timeout=60) == 0
+    assert (tmp_path / "copy").read_bytes() == large
 
 
 def test_cp_to_a_device_writes_to_it_and_leaves_it(
@@ -470,6 +535,23 @@ def test_cp_of_several_files_wants_a_directory(shell: Shell, origin: CountingOri
     url = origin.url("a.bin")
     assert "not a directory" in shell.complaint(ExitStatus.USAGE, "cp", *MEMORY, url, url, tmp_path / "x")
     assert "DEST" in shell.complaint(ExitStatus.USAGE, "cp", *MEMORY, url)
+    complaint = shell.complaint(ExitStatus.USAGE, "cp", *MEMORY, url, "file:///tmp/x")
+    assert "DEST must be a local path, not file:///tmp/x" in complaint
+
+
+def test_cp_does_not_overwrite_what_it_has_just_made(shell: Shell, tree: Path, tmp_path: Path) -> None:
+    target = tmp_path / "target"
+    target.mkdir()
+    (tree / "d/a").write_bytes(b"other")
+    urls = [f"{tree.as_uri()}/a", f"{tree.as_uri()}/d/a", f"{tree.as_uri()}/d2"]
+    done = shell.run("cp", *MEMORY, *urls, target)
+    assert done.returncode == ExitStatus.USAGE
+    assert (
+        done.stderr.decode()
+        == f"fscache: {urls[1]}: not copied: {target}/a was made from {urls[0]} just now\n"
+    )
+    assert (target / "a").read_bytes() == b"a" * 50_000
+    assert (target / "d2").exists()
 
 
 def test_cp_names_a_destination_it_cannot_write(shell: Shell, origin: CountingOrigin, tmp_path: Path) -> None:
@@ -480,7 +562,7 @@ def test_cp_names_a_destination_it_cannot_write(shell: Shell, origin: CountingOr
 
 def test_a_full_disk_is_the_destinations_fault(shell: Shell, origin: CountingOrigin) -> None:
     complaint = shell.complaint(ExitStatus.OUTPUT, "cp", *MEMORY, origin.url("a.bin"), "/dev/full")
-    assert "No space left" in complaint
+    assert complaint == "/dev/full: No space left on device"
 
 
 # -- ls, stat, plugins -------------------------------------------------------------------
@@ -496,6 +578,52 @@ def test_ls_lists_a_directory(shell: Shell, tmp_path: Path) -> None:
     assert re.fullmatch(r"drwx\S+ +\d+ \d{4}-\d\d-\d\d \d\d:\d\d d/", long[1])
     entries = json.loads(shell.output("ls", "--json", tree.as_uri()))
     assert (entries[0]["name"], entries[0]["kind"], entries[0]["size"]) == ("a\nb", "file", 5)
+
+
+def test_ls_gives_scripts_urls_to_go_on_with(shell: Shell, tmp_path: Path) -> None:
+    names = ["50% ü#?.txt", "a%41", "plain"]
+    for name in names:
+        (tmp_path / name).write_bytes(name.encode())
+    for url in (tmp_path.as_uri(), tmp_path.as_uri() + "/"):
+        listed = {entry["name"]: entry["url"] for entry in json.loads(shell.output("ls", "--json", url))}
+        for name in names:
+            assert shell.output("cat", *MEMORY, listed[name]) == name.encode()
+
+
+def test_ls_of_a_file_lists_the_file(shell: Shell, tmp_path: Path) -> None:
+    (tmp_path / "a b").write_bytes(b"12345")
+    url = f"{tmp_path.as_uri()}/a%20b"
+    assert shell.output("ls", url) == b"a b\n"
+    assert re.fullmatch(rb"-rw\S+ +5 .* a b\n", shell.output("ls", "-l", url))
+    (entry,) = json.loads(shell.output("ls", "--json", url))
+    assert (entry["name"], entry["size"], entry["url"]) == ("a b", 5, url)
+    shell.complaint(ExitStatus.NOT_FOUND, "ls", f"{tmp_path.as_uri()}/missing")
+
+
+@pytest.mark.integration
+def test_ls_of_a_server_gives_urls_and_lists_a_single_file(
+    shell: Shell, fscache_sftp: SftpServer, fscache_s3: S3Server
+) -> None:
+    fscache_s3.create_bucket("fscache-cli-ls")
+    fscache_s3.put("fscache-cli-ls", "d/50% ü#.bin", CONTENT)
+    shell.environment |= {
+        "AWS_ENDPOINT_URL": fscache_s3.endpoint,
+        "AWS_REGION": fscache_s3.region,
+        "AWS_ACCESS_KEY_ID": fscache_s3.access_key,
+        "AWS_SECRET_ACCESS_KEY": fscache_s3.secret_key,
+    }
+    top = fscache_sftp.root / "cli-ls"
+    top.mkdir(exist_ok=True)
+    (top / "50% ü#.bin").write_bytes(CONTENT)
+    sshfs = f"sshfs:known_hosts={fscache_sftp.known_hosts},client_keys={fscache_sftp.client_key}"
+    where = f"sshfs://{fscache_sftp.user}@{fscache_sftp.host}:{fscache_sftp.port}{quote(str(top))}"
+    for url in ("s3://fscache-cli-ls/d", "s3://fscache-cli-ls/d/", where):
+        (entry,) = json.loads(shell.output("ls", "--json", "--netfs", sshfs, url))
+        assert shell.output("cat", *MEMORY, "--netfs", sshfs, entry["url"]) == CONTENT
+        (alone,) = json.loads(shell.output("ls", "--json", "--netfs", sshfs, entry["url"]))
+        assert (alone["name"], alone["size"]) == ("50% ü#.bin", len(CONTENT))
+    assert shell.output("ls", "-l", "s3://fscache-cli-ls/d").startswith(b"-?????????  ")
+    assert shell.output("ls", "-l", "s3://fscache-cli-ls").startswith(b"d?????????  ")
 
 
 def test_ls_offline_has_nothing_to_list(shell: Shell, tmp_path: Path) -> None:
@@ -927,6 +1055,9 @@ def test_stats_prints_what_the_kernel_or_prometheus_would(shell: Shell, cachefil
     assert len(kernel.splitlines()) == 24
     text = shell.output("stats", "--format", "prometheus", "--cache", cachefiles)
     assert b"# TYPE fscache_lookups_n_total counter" in text
+    assert json.loads(shell.output("stats", "--json", "--format", "json", "--cache", cachefiles))["counters"]
+    for both in (("--json", "--format", "prometheus"), ("--format", "kernel", "--json")):
+        assert "--json" in shell.complaint(ExitStatus.USAGE, "stats", *both, "--cache", cachefiles)
 
 
 def test_stats_says_which_cache_keeps_none_and_shows_the_others(
@@ -1047,6 +1178,12 @@ def test_a_bad_option_of_a_backend_names_the_options_it_has(shell: Shell) -> Non
     assert "max_bytes" in complaint
 
 
+def test_two_caches_of_one_tag_are_told_how_to_differ(shell: Shell) -> None:
+    complaint = shell.complaint(ExitStatus.USAGE, "cat", *MEMORY, *MEMORY, "file:///etc/hostname")
+    assert complaint == "two caches have the tag memory; give one another: --cache memory:tag=NAME"
+    shell.output("cat", *MEMORY, "--cache", "memory:tag=other", "file:///etc/hostname")
+
+
 def test_a_plugin_that_cannot_be_imported_is_named_with_its_distribution(
     shell: Shell, plugin_directory: Path
 ) -> None:
@@ -1143,7 +1280,17 @@ def test_a_bug_in_a_plugin_is_one_line_and_a_traceback_on_demand(
     (plugin_directory / "buggy_backend.py").write_text("def make():\n    raise RuntimeError('oh')\n")
     arguments = ("stats", "--cache", "buggy")
     assert "RuntimeError: oh" in shell.complaint(ExitStatus.UNFIT_PLUGIN, *arguments)
-    assert b"Traceback" in shell.run("--traceback", *arguments).stderr
+    for traceback in (("--traceback", *arguments), (*arguments, "--traceback")):
+        assert b"in make\n" in shell.run(*traceback).stderr
+
+
+def test_a_traceback_of_ordinary_errors_is_shown_on_demand(shell: Shell, origin: CountingOrigin) -> None:
+    arguments = ("cat", *MEMORY, origin.url("missing"), origin.url("a.bin"))
+    for traceback in (("--traceback", *arguments), (*arguments, "--traceback")):
+        done = shell.run(*traceback)
+        assert (done.returncode, done.stdout) == (ExitStatus.NOT_FOUND, CONTENT)
+        assert done.stderr.startswith(b"Traceback (most recent call last):\n")
+        assert b"\nfscache: " in done.stderr
 
 
 BUGGY_BINDING = """
@@ -1367,7 +1514,7 @@ def test_reading_a_cached_file_imports_nothing_that_only_others_need(
     """What keeps a cached read short.  Its time is measured by the benchmarks, not here."""
     shell.output("cat", "--cache", cachefiles, origin.url("a.bin"))
     program = (
-        "import sys; from fscache_core.cli import main\n"
+        "import sys; from fscache_core.__main__ import main\n"
         "try: main()\n"
         "finally: print(*sys.modules, file=sys.stderr)"
     )
