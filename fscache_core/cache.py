@@ -232,9 +232,7 @@ class Cache:
         except MemoryError as error:
             raise NoMemoryError(f"backend {name}: alloc_object: out of memory") from error
         except Exception as error:
-            raise PluginError(
-                f"backend {name}: alloc_object raised {type(error).__name__}: {error}", plugin=name
-            ) from error
+            raise PluginError.raised("backend", name, "alloc_object", error) from error
         finally:
             stats.cacheop_alo -= 1
         if not isinstance(obj, CacheObject) or not obj.is_new(self, cookie):

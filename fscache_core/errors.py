@@ -12,6 +12,8 @@ A cache miss is none of these: it is a value (`fscache_core.outcome`).  Every cl
 built-in counterpart (`FileNotFoundError`, `PermissionError`, ...) are that as well.
 """
 
+from __future__ import annotations
+
 import errno as _errno
 
 
@@ -56,6 +58,11 @@ class PluginError(FscacheError):
     def __init__(self, message: str, *, plugin: str = "?", errno: int | None = None) -> None:
         super().__init__(message, errno=errno)
         self.plugin = plugin
+
+    @classmethod
+    def raised(cls, kind: str, name: str, hook: str, error: BaseException) -> PluginError:
+        """What a bug comes out as: ``error`` was raised by a hook of the plugin ``name``."""
+        return cls(f"{kind} {name}: {hook} raised {type(error).__name__}: {error}", plugin=name)
 
     def __reduce__(self) -> tuple[object, ...]:
         return (_rebuild_plugin, (type(self), self.message, self.plugin, self.errno))

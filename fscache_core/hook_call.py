@@ -56,8 +56,7 @@ async def call_backend(
     except MemoryError as error:
         raise NoMemoryError(f"backend {name}: {hook_name(hook)}: out of memory") from error
     except Exception as error:
-        message = f"backend {name}: {hook_name(hook)} raised {type(error).__name__}: {error}"
-        raise PluginError(message, plugin=name) from error
+        raise PluginError.raised("backend", name, hook_name(hook), error) from error
     finally:
         _count_call(cache.stats, gauge, -1)
     if not isinstance(result, expected):
@@ -86,8 +85,7 @@ def ask_netfs(
     except FscacheError:
         raise
     except Exception as error:
-        message = f"netfs {name}: {hook} raised {type(error).__name__}: {error}"
-        raise PluginError(message, plugin=name) from error
+        raise PluginError.raised("netfs", name, hook, error) from error
     if not isinstance(answer, expected):
         message = f"netfs {name}: {hook} returned {answer!r}, not {getattr(expected, '__name__', expected)}"
         raise PluginError(message, plugin=name)

@@ -776,6 +776,10 @@ class NetfsSpec:
           makes bytes or access differ: endpoint, host, port, user or identity of the credentials.
           Longer names: ``fscache_core.netfs.fit_key``.
 
+        Raises:
+          anything: goes to whoever opens the file, or updates or invalidates its cookie; what is no
+            `FscacheError` as a `PluginError` that names the adapter.  What is cached stays.
+
         Cancellation: no-effect.
         """
 
@@ -786,6 +790,10 @@ class NetfsSpec:
         Mandatory.  Kernel: ``fscache_cookie_def.get_attr``.
 
         Called: when a file is opened.  Must not block.
+
+        Raises:
+          anything: goes to whoever opens the file, or updates or invalidates its cookie; what is no
+            `FscacheError` as a `PluginError` that names the adapter.  What is cached stays.
 
         Cancellation: no-effect.
         """
@@ -803,6 +811,10 @@ class NetfsSpec:
           ETag, version id, size, mtime with its resolution, inode, change counter.
           `recall_file` must be able to read it.  Longer: hash.
 
+        Raises:
+          anything: goes to whoever opens the file, or updates or invalidates its cookie; what is no
+            `FscacheError` as a `PluginError` that names the adapter.  What is cached stays.
+
         Cancellation: no-effect.
         """
 
@@ -815,6 +827,9 @@ class NetfsSpec:
 
         Called: during lookup, in the object's task; must not block.
 
+        Raises:
+          anything: logged with the adapter's name; the label counts as obsolete.  Backends see none of it.
+
         Cancellation: no-effect.
         """
 
@@ -825,6 +840,9 @@ class NetfsSpec:
         Optional.  Kernel: ``fscache_cookie_def.get_context``.
 
         Called: when a retrieval with a context is made.  Must not block.
+
+        Raises:
+          anything: logged with the adapter's name; nothing else comes of it.
 
         Cancellation: no-effect.
         """
@@ -837,6 +855,9 @@ class NetfsSpec:
 
         Called: when that retrieval is released; exactly once.  Must not block.
 
+        Raises:
+          anything: logged with the adapter's name; nothing else comes of it.
+
         Cancellation: no-effect.
         """
 
@@ -848,6 +869,9 @@ class NetfsSpec:
 
         Called: after a read or an allocation.  Must not block.
 
+        Raises:
+          anything: logged with the adapter's name; nothing else comes of it.
+
         Cancellation: no-effect.
         """
 
@@ -858,6 +882,9 @@ class NetfsSpec:
         Optional.  Kernel: ``fscache_cookie_def.now_uncached`` (documented, never called there).
 
         Called: after the object of a cookie still in use was dropped.  Must not block.
+
+        Raises:
+          anything: logged with the adapter's name; nothing else comes of it.
 
         Cancellation: no-effect.
         """
@@ -872,6 +899,9 @@ class NetfsSpec:
 
         Returns:
           A tag, or None for no preference.
+
+        Raises:
+          anything: logged with the adapter's name; there is no preference.
 
         Cancellation: no-effect.
         """

@@ -500,9 +500,7 @@ class CacheObject:
             return read(self, offset, buffer)
         except Exception as error:
             self.cookie.read_resident = None
-            name = self.cache.backend.name
-            message = f"backend {name}: read_resident raised {type(error).__name__}: {error}"
-            failed = PluginError(message, plugin=name)
+            failed = PluginError.raised("backend", self.cache.backend.name, "read_resident", error)
             failed.__cause__ = error
             self.domain.token.run_sync_soon(self.hook_failed, failed)
             return NOT_RESIDENT

@@ -305,8 +305,7 @@ class _Hooks:
             except FscacheError:
                 raise
             except Exception as error:
-                message = f"wrapper {name}: wrap({hook!r}) raised {type(error).__name__}: {error}"
-                raise PluginError(message, plugin=name) from error
+                raise PluginError.raised("wrapper", name, f"wrap({hook!r})", error) from error
             if not callable(function):
                 raise PluginError(f"wrapper {name}: wrap({hook!r}) returned {function!r}", plugin=name)
         return function
@@ -468,9 +467,7 @@ class NetfsFacade:
         except FscacheError:
             raise
         except Exception as error:
-            raise PluginError(
-                f"netfs {self.name}: {hook} raised {type(error).__name__}: {error}", plugin=self.name
-            ) from error
+            raise PluginError.raised("netfs", self.name, hook, error) from error
 
     def _check_aux(self, netfs_data: object, aux: bytes, object_size: int) -> AuxOutcome:
         if aux == self.get_aux(netfs_data) and object_size == self.get_attr(netfs_data).size:
@@ -494,8 +491,7 @@ def _blamed(
         except FscacheError:
             raise
         except Exception as error:
-            message = f"netfs {name}: {hook} raised {type(error).__name__}: {error}"
-            raise PluginError(message, plugin=name) from error
+            raise PluginError.raised("netfs", name, hook, error) from error
 
     return answer
 
