@@ -179,6 +179,8 @@ class CountingOrigin:
         self.validators: Validators = "strong"
         self.ranges = True
         """Whether Range requests are honoured; if not, they are answered with the whole file and 200."""
+        self.tells_ranges = True
+        """Whether Accept-Ranges is sent; many servers without ranges do not mention it."""
         self._directory = content if isinstance(content, Path) else None
         self._lock = threading.Lock()
         self._state = _State()
@@ -428,7 +430,9 @@ class _Conversation(BaseHTTPRequestHandler):
         kind = self._origin.validators
         etag = {"strong": f'"{version.tag}"', "weak": f'W/"{version.tag}"'}.get(kind)
         modified = None if kind == "none" else int(version.modified)
-        offered = {"Accept-Ranges": "bytes" if self._origin.ranges else "none"}
+        offered = {}
+        if self._origin.tells_ranges:
+            offered["Accept-Ranges"] = "bytes" if self._origin.ranges else "none"
         if etag is not None:
             offered["ETag"] = etag
         if modified is not None:

@@ -265,6 +265,55 @@ async def test_readers_of_a_file_without_ranges_take_turns(origin: CountingOrigi
         assert origin.bytes_sent == len(DATA)  # in whatever order trio started them
 
 
+async def test_a_range_that_comes_late_is_served_from_what_was_skipped(origin: CountingOrigin) -> None:
+    origin.ranges = False
+    netfs = quick()
+    async with opened(netfs, origin.url("a.bin")) as (volume, path):
+        file = await netfs.look_up(volume, path)
+        for offset, size in ((300_000, 1000), (100_000, 200_000), (900_000, len(DATA) - 900_000)):
+            assert await read(netfs, file, offset, size) == DATA[offset : offset + size]
+        # The answer has ended; what follows lies in three places.
+        assert await read(netfs, file, 0, 100_000) == DATA[:100_000]
+        assert await read(netfs, file, 301_000, 599_000) == DATA[301_000:900_000]
+        assert origin.bytes_sent == len(DATA)
+
+
+@pytest.mark.parametrize("ranges", [True, False])
+async def test_until_it_is_known_whether_there_are_ranges_one_request_is_under_way(
+    origin: CountingOrigin, ranges: bool
+) -> None:
+    origin.ranges, origin.tells_ranges = ranges, False
+    netfs = quick()
+    async with opened(netfs, origin.url("a.bin")) as (volume, path):
+        file = await netfs.look_up(volume, path)
+        buffer, step = bytearray(len(DATA)), len(DATA) // 8
+        async with trio.open_nursery() as nursery:
+            for offset in range(0, len(DATA), step):
+                nursery.start_soon(
+                    netfs.fetch, file, offset, memoryview(buffer)[offset : offset + step], lambda n: None
+                )
+        assert buffer == DATA
+        assert origin.bytes_sent == len(DATA)
+
+
+async def test_a_reader_of_a_range_does_not_wait_for_another_one_once_ranges_are_known(
+    origin: CountingOrigin,
+) -> None:
+    origin.tells_ranges = False
+    netfs = quick()
+    stall = Stall(after=1000)
+    origin.fault(
+        "a.bin", Fault(stall=stall), times=2
+    )  # of HEAD, where it has no effect, and of the first GET
+    async with opened(netfs, origin.url("a.bin")) as (volume, path), trio.open_nursery() as nursery:
+        file = await netfs.look_up(volume, path)
+        nursery.start_soon(netfs.fetch, file, 0, memoryview(bytearray(2000)), lambda n: None)
+        await trio.to_thread.run_sync(stall.wait_reached)
+        with trio.fail_after(10):
+            assert await read(netfs, file, 4000, 2000) == DATA[4000:6000]
+        stall.release()
+
+
 async def test_a_reader_that_is_cancelled_while_it_waits_for_its_turn_does_not_keep_it(
     origin: CountingOrigin,
 ) -> None:

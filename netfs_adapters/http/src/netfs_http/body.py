@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     import httpx
 
+    from netfs_http.skipped import Skipped
     from netfs_http.version import Version
 
 _CONTENT_RANGE = re.compile(r"bytes (?:(\d+)-(\d+)|\*)/(\d+|\*)")
@@ -87,11 +88,14 @@ class Body:
             raise Failure(OriginError, f"an answer without the {version.validator} that the version has")
         return cls(response, start, end, certain=certain)
 
-    async def skip_to(self, offset: int) -> None:
-        """Read and drop what is before ``offset``."""
+    async def skip_to(self, offset: int, skipped: Skipped) -> None:
+        """Read what is before ``offset``, and keep what is good of it."""
         while self.position < offset:
             await self._fill()
-            self._take(min(len(self._chunk), offset - self.position))
+            start = self.position
+            piece = self._take(min(len(self._chunk), offset - start))
+            if self.certain:
+                skipped.add(start, piece)
 
     async def read_into(self, view: memoryview, landed: Callable[[int], None]) -> None:
         """Fill ``view``; call ``landed(n)`` when its first ``n`` bytes are good.  Raises `Failure`."""
@@ -114,9 +118,7 @@ class Body:
             if self.position > self.end:
                 raise Failure(OriginError, "sent more bytes than asked for", transient=True)
         if self.position < self.end:
-            raise Failure(
-                OriginUnreachableError, f"ended {self.end - self.position} bytes early", transient=True
-            )
+            raise self._ended_early()
 
     async def aclose(self) -> None:
         """Close the connection, unless the body was read to its end.  Idempotent."""
@@ -137,9 +139,7 @@ class Body:
     async def _fill(self) -> None:
         """Have at least one byte at hand."""
         if not await self._more():
-            raise Failure(
-                OriginUnreachableError, f"ended {self.end - self.position} bytes early", transient=True
-            )
+            raise self._ended_early()
 
     def _ended_early(self) -> Failure:
         cause = f"ended {self.end - self.position} bytes early"

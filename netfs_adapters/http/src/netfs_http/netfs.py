@@ -40,7 +40,7 @@ class HttpFile:
     volume: HttpVolume
     path: str
     version: Version | None = None
-    ranges: bool = True  #: False: the server is known to send only the whole
+    ranges: bool | None = None  #: whether the server sends parts of it, if it said so
 
     @property
     def known(self) -> Version:
@@ -133,9 +133,9 @@ class HttpNetfs:
     def get_attr(self, netfs_data: object) -> FileAttributes:
         file = _file(netfs_data)
         attributes = file.known.attributes
-        return (
-            attributes if file.ranges else replace(attributes, evidence=f"{attributes.evidence}, no ranges")
-        )
+        if file.ranges is False:
+            return replace(attributes, evidence=f"{attributes.evidence}, no ranges")
+        return attributes
 
     @netfs_hook
     def get_aux(self, netfs_data: object) -> bytes:
@@ -172,7 +172,7 @@ class HttpNetfs:
         file = _file(netfs_data)
         origin = await self._origin(file.volume)
         good = 0  # bytes handed on: kept by every later attempt
-        async with origin.turn(file.path, offset):
+        async with origin.turn(file.path, offset, ranges=file.ranges):
             try:
                 with self._patience() as patient:
 

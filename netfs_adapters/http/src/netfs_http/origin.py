@@ -15,6 +15,7 @@ import trio
 from fscache_core.errors import CallerError, OriginError
 from netfs_http.body import Body, content_length, content_range
 from netfs_http.failure import Failure, Patience
+from netfs_http.skipped import Skipped
 from netfs_http.transport import failure_of, refusal
 from netfs_http.turns import Turns
 from netfs_http.url import host_and_port, redacted
@@ -34,13 +35,17 @@ _DRAIN_SIZE = 64 * 1024
 #: A look-up is for what the origin has now, and a cache on the way is to ask it.
 _FRESH = {"Cache-Control": "no-cache"}
 #: Answers kept open, of servers that cannot be asked for a range.  Each has a connection of its own.
-_MAX_PARKED = 4
+_MAX_PARKED = 8
+#: Bytes that each of them keeps of what was skipped: more than two read-aheads, which is as far as ranges of
+#: one reader come out of order.
+_KEPT_SIZE = 16 << 20
 
 
 @dataclass(slots=True)
 class _Parked:
     version: Version
     body: Body
+    skipped: Skipped
 
 
 class Origin:
@@ -54,6 +59,7 @@ class Origin:
         self._trusted = trusted | {host_and_port(url)[0]}
         self._head_works = True
         self._rangeless: set[str] = set()  # paths
+        self._ranged: set[str] = set()  # paths that turned out to have ranges without saying so
         self._parked: dict[str, _Parked] = {}  # by path, oldest first
         self._max_parked = min(_MAX_PARKED, settings.connections - 1)
         self._turns: WeakValueDictionary[str, Turns] = WeakValueDictionary()
@@ -110,8 +116,8 @@ class Origin:
 
     # -- looking up ----------------------------------------------------------------------
 
-    async def look_up(self, path: str, patience: Patience) -> tuple[Version, bool]:
-        """The version that is there now, and whether ranges of it can be asked for as far as is known."""
+    async def look_up(self, path: str, patience: Patience) -> tuple[Version, bool | None]:
+        """The version that is there now, and whether ranges of it can be asked for; None if that is open."""
         while True:
             try:
                 return await self._look_up(path)
@@ -120,7 +126,7 @@ class Origin:
                     raise  # whoever waits to be told that the origin is away wants it told now
                 await patience.wait(failure)
 
-    async def _look_up(self, path: str) -> tuple[Version, bool]:
+    async def _look_up(self, path: str) -> tuple[Version, bool | None]:
         if self._head_works:
             response = await self._ask("HEAD", path, _FRESH)
             await _dispose(response)
@@ -144,10 +150,13 @@ class Origin:
             raise Failure(OriginError, "the server does not tell how long it is (no Content-Length)")
         return Version.of(response.headers, size), self._ranges(path, response)
 
-    def _ranges(self, path: str, response: httpx.Response) -> bool:
-        if response.headers.get("accept-ranges", "").strip().lower() == "none":
+    def _ranges(self, path: str, response: httpx.Response) -> bool | None:
+        said = response.headers.get("accept-ranges", "").strip().lower()
+        if said == "none":
             self._note_rangeless(path)
-        return path not in self._rangeless
+        if path in self._rangeless:
+            return False
+        return True if said == "bytes" or path in self._ranged else None
 
     def _note_rangeless(self, path: str) -> None:
         if not self._rangeless:
@@ -155,6 +164,13 @@ class Origin:
                 "%s: no range requests: files are read from their start, one reader at a time", self._url
             )
         self._rangeless.add(path)
+        self._ranged.discard(path)
+
+    def _note_ranged(self, path: str) -> None:
+        turns = self._turns.get(path)
+        if turns is not None:  # somebody had to wait until this was known
+            self._ranged.add(path)
+            turns.end()
 
     # -- fetching ------------------------------------------------------------------------
 
@@ -171,20 +187,27 @@ class Origin:
 
         A server may send fewer bytes than it was asked for (RFC 9110, section 15.3.7): ask for the rest.
         """
-        body = await self._continued(path, version, offset) or await self._asked(
-            path, version, offset, len(view)
-        )
+        parked = await self._unparked(path, version, offset)
+        if parked is None:
+            body, skipped = await self._asked(path, version, offset, len(view)), Skipped(_KEPT_SIZE)
+        else:
+            body, skipped = parked.body, parked.skipped
         body.progressed = progressed
         try:
-            if body.whole:
-                await body.skip_to(offset)
-            view = view[: body.end - offset]
-            await body.read_into(view, landed)
-            if body.whole and body.position < body.end and self._max_parked:
-                await self._park(path, version, body)
+            if offset in skipped:
+                view = view[: skipped.take_into(view, offset)]
+                landed(len(view))
             else:
-                if body.position == body.end:
-                    await body.finish()
+                if body.whole:
+                    await body.skip_to(offset, skipped)
+                view = view[: body.end - offset]
+                await body.read_into(view, landed)
+            if body.position == body.end:
+                await body.finish()
+                await body.aclose()
+            if body.whole and (skipped or body.position < body.end) and self._max_parked:
+                await self._park(path, _Parked(version, body, skipped))
+            else:
                 await body.aclose()
         except BaseException:
             with trio.CancelScope(shield=True):
@@ -202,31 +225,39 @@ class Origin:
             raise
         if body.whole and (offset, size) != (0, version.size):
             self._note_rangeless(path)
+        elif not body.whole:
+            self._note_ranged(path)
         return body
 
     # A server without ranges sends everything for every range.  So its answer is kept open where a reader
-    # stopped, and the next range is read on from there, as long as ranges come in ascending order.
+    # stopped, and the next range is read on from there, as long as ranges come in ascending order.  They do
+    # so nearly, as each comes from a task of its own: what was skipped is kept for those that come late.
+    # Until a server has shown whether it has ranges, only one request for a file is under way.
 
-    def turn(self, path: str, offset: int) -> AbstractAsyncContextManager[None]:
-        """What to hold while fetching: a turn, if the file has no ranges."""
-        if path not in self._rangeless:
+    def turn(self, path: str, offset: int, *, ranges: bool | None) -> AbstractAsyncContextManager[None]:
+        """What to hold while fetching: a turn, unless the file is known to have ranges.
+
+        Args:
+          ranges: what `look_up` said of it.
+        """
+        if path in self._ranged or (ranges and path not in self._rangeless):
             return nullcontext()
         return self._turns.setdefault(path, Turns()).turn(offset)
 
-    async def _continued(self, path: str, version: Version, offset: int) -> Body | None:
+    async def _unparked(self, path: str, version: Version, offset: int) -> _Parked | None:
+        """The answer to read on from to get what is at ``offset``; it is the caller's now."""
         parked = self._parked.get(path)
         if parked is None:
             return None
-        if parked.version == version and parked.body.position <= offset:
-            del self._parked[path]
-            return parked.body
+        if parked.version == version and (parked.body.position <= offset or offset in parked.skipped):
+            return self._parked.pop(path)
         await self._unpark(path)
         return None
 
-    async def _park(self, path: str, version: Version, body: Body) -> None:
+    async def _park(self, path: str, parked: _Parked) -> None:
         while path in self._parked or len(self._parked) >= self._max_parked:
             await self._unpark(path if path in self._parked else next(iter(self._parked)))
-        self._parked[path] = _Parked(version, body)
+        self._parked[path] = parked
 
     async def _unpark(self, path: str) -> None:
         body = self._parked.pop(path).body

@@ -1,4 +1,4 @@
-"""Who reads next from a file that has no ranges: the reader of the lowest offset."""
+"""Who reads next from a file that has no ranges, or may have none: the reader of the lowest offset."""
 
 from __future__ import annotations
 
@@ -20,7 +20,13 @@ class Turns:
         self._arrivals = count()
         self._waiting: list[tuple[int, int]] = []  # (offset, arrival), lowest first
         self._taken = False
+        self._over = False
         self._lot = trio.lowlevel.ParkingLot()
+
+    def end(self) -> None:
+        """Let everybody through from now on: there are ranges."""
+        self._over = True
+        self._lot.unpark_all()
 
     @asynccontextmanager
     async def turn(self, offset: int) -> AsyncIterator[None]:
@@ -31,7 +37,7 @@ class Turns:
             await (
                 trio.lowlevel.checkpoint()
             )  # trio starts tasks in any order: let all of a read-ahead queue up
-            while self._taken or self._waiting[0] != ticket:
+            while not self._over and (self._taken or self._waiting[0] != ticket):
                 await self._lot.park()
             self._taken = True
         finally:
