@@ -279,6 +279,32 @@ async def test_a_listing_has_every_entry_sorted_with_its_own_attributes(tmp_path
 # -- faults ------------------------------------------------------------------------------
 
 
+async def test_a_file_is_no_directory_and_below_it_is_nothing(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"1")
+    netfs = LocaldirNetfs()
+    volume = await netfs.open_volume(ROOT)
+    with pytest.raises(CallerError) as caught:
+        await netfs.list_directory(volume, f"{tmp_path}/a")
+    assert caught.value.errno == errno.ENOTDIR
+    assert str(caught.value) == f"file://{tmp_path}/a is not a directory"
+    with pytest.raises(OriginNotFoundError):
+        await netfs.list_directory(volume, f"{tmp_path}/a/b")
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/cpuinfo"), reason="needs /proc")
+async def test_a_file_whose_size_is_not_what_it_says_is_refused() -> None:
+    netfs = LocaldirNetfs()
+    volume = await netfs.open_volume(ROOT)
+    with pytest.raises(OriginError, match="file:///proc/cpuinfo: its size is given as 0 but it has content"):
+        await netfs.look_up(volume, "/proc/cpuinfo")
+
+
+async def test_an_empty_file_is_empty(tmp_path: Path) -> None:
+    (tmp_path / "a").touch()
+    netfs = LocaldirNetfs()
+    assert netfs.get_attr(await netfs.look_up(await netfs.open_volume(ROOT), f"{tmp_path}/a")).size == 0
+
+
 async def test_a_missing_file_is_named(tmp_path: Path) -> None:
     netfs = LocaldirNetfs()
     volume = await netfs.open_volume(ROOT)

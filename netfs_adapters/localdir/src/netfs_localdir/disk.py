@@ -13,6 +13,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 
 from fscache_core.errors import OriginError, OriginPermissionError, StaleError
 from netfs_localdir.version import Version
@@ -32,13 +33,33 @@ def filesystem_id(target: str | int) -> int:
 
 def look_up(path: str, observe: Observe) -> Version:
     """Observe what ``path`` names, following links.  A file must be one that we may read."""
-    now_ns = time.time_ns()
-    status = os.stat(path)
-    if stat.S_ISREG(status.st_mode) and not os.access(
-        path, os.R_OK, effective_ids=os.access in os.supports_effective_ids
-    ):
-        raise OriginPermissionError("not allowed to read it")
-    return observe(path, status, filesystem_id(path), now_ns)
+    while True:
+        now_ns = time.time_ns()
+        status = os.stat(path)
+        is_file = stat.S_ISREG(status.st_mode)
+        if is_file and not os.access(path, os.R_OK, effective_ids=os.access in os.supports_effective_ids):
+            raise OriginPermissionError("not allowed to read it")
+        version = observe(path, status, filesystem_id(path), now_ns)
+        if not is_file or status.st_size:
+            return version
+        with suppress(StaleError):  # written to just now: look again
+            _require_empty(path, version, observe)
+            return version
+
+
+def _require_empty(path: str, version: Version, observe: Observe) -> None:
+    """Refuse what says that it is empty and is not, as there is no size to read up to.  Raises StaleError."""
+    fd = os.open(path, os.O_RDONLY | _OPEN_SAFELY)
+    try:
+        try:
+            empty = not os.read(fd, 1)
+        except BlockingIOError:  # it waits for something to happen
+            empty = False
+        if not empty:
+            require(fd, version, observe)
+            raise OriginError("its size is given as 0 but it has content, as files made by the kernel do")
+    finally:
+        os.close(fd)
 
 
 def require(fd: int, version: Version, observe: Observe) -> None:

@@ -191,8 +191,17 @@ class LocaldirNetfs:
     @netfs_hook
     async def list_directory(self, volume: object, path: str) -> Sequence[DirectoryEntry]:
         where, path = _volume(volume), _canonical(path)
-        entries = await self._wait(where, path, "", disk.list_directory, path, self._observe(where))
+        try:
+            entries = await self._wait(where, path, "", disk.list_directory, path, self._observe(where))
+        except OriginNotFoundError as error:
+            if error.errno == errno.ENOTDIR and await self._is_there(where, path):
+                raise CallerError(f"{_url(path)} is not a directory", errno=errno.ENOTDIR) from None
+            raise
         return [DirectoryEntry(name, version.attributes) for name, version in entries]
+
+    async def _is_there(self, volume: LocaldirVolume, path: str) -> bool:
+        """Whether a path that cannot be listed names something: ENOTDIR may as well be about a part of it."""
+        return await self._wait(volume, path, "", os.path.exists, path)
 
     # -- writing -------------------------------------------------------------------------
     # A write is seen through to its end: one that is left behind in a thread could land after the next one.
