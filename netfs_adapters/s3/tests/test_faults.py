@@ -206,6 +206,18 @@ async def test_no_credentials_anywhere_is_a_permission_error(origin: CountingOri
     assert origin.n_requests == 0
 
 
+async def test_a_metadata_service_that_refuses_means_no_credentials(
+    origin: CountingOrigin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with CountingOrigin() as metadata:  # to a request for a token it says 501, as whatever is there may
+        monkeypatch.setenv("AWS_METADATA_ENDPOINT", metadata.url().rstrip("/"))
+        async with reading("s3://photos", endpoint=origin.url()) as reader:
+            for ask in (reader.netfs.look_up, reader.netfs.list_directory):
+                with pytest.raises(OriginPermissionError, match="no credentials"):
+                    await ask(reader.volume, "cat.jpg")
+    assert origin.n_requests == 0
+
+
 # -- another version ---------------------------------------------------------------------------
 
 

@@ -285,6 +285,13 @@ def test_a_malformed_account_is_refused_without_showing_secrets(
     assert "hush" not in str(raised.value)
 
 
+@pytest.mark.parametrize("option", ["endpoint", "region", "profile", "identity"])
+@pytest.mark.parametrize("value", [5, True, 0])
+def test_an_option_that_is_no_text_is_refused_by_name(option: str, value: int) -> None:
+    with pytest.raises(CallerError, match=f"^s3 option {option} must be text, not {value!r}$"):
+        S3Netfs(**{option: value})  # type: ignore[arg-type]
+
+
 def test_an_account_does_not_print_its_credentials() -> None:
     environ = {"HOME": "/nonexistent", "AWS_ACCESS_KEY_ID": "A", "AWS_SECRET_ACCESS_KEY": "hush"}
     assert "hush" not in repr(resolve_account(environ=environ))

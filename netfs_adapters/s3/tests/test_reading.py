@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from typing import TYPE_CHECKING
 
@@ -229,6 +230,15 @@ async def test_a_directory_is_what_keys_continue_after_a_slash(account: S3Server
         await reader.look_up("tre")
     with pytest.raises(OriginNotFoundError):
         await reader.netfs.list_directory(reader.volume, "tre")
+
+
+async def test_listing_an_object_says_that_it_is_no_directory(account: S3Server, reader: Reader) -> None:
+    account.put(BUCKET, "single", b"x")
+    with pytest.raises(CallerError, match=f"^s3://{BUCKET}/single .*is not a directory$") as raised:
+        await reader.netfs.list_directory(reader.volume, "single")
+    assert raised.value.errno == errno.ENOTDIR
+    with pytest.raises(OriginNotFoundError):
+        await reader.netfs.list_directory(reader.volume, "single/")
 
 
 async def test_an_empty_object_ending_in_a_slash_marks_a_directory(account: S3Server, reader: Reader) -> None:

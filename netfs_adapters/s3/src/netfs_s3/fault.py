@@ -128,9 +128,11 @@ def from_obstore(error: Exception) -> Fault:
         raise error
     text, _, dump = str(error).partition("\n\nDebug source:")
     status = _STATUS.search(text)
-    if status:
-        return from_status(int(status[1]), status[2])
-    if "/latest/api/token" in text or "/latest/meta-data/" in text:
+    answered = from_status(int(status[1]), status[2]) if status else None
+    asked_instance = "/latest/api/token" in text or "/latest/meta-data/" in text
+    if answered and not (asked_instance and answered.kind is not FaultKind.BUSY):
+        return answered
+    if asked_instance:
         return Fault(FaultKind.PERMISSION, "no credentials in variables, profile, container or instance")
     if "External AWS credential provider" in text:
         raised = re.search(r"credential provider: (?:[\w.]+: )?(.*)", text)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -94,10 +96,10 @@ class S3Netfs:
         connect_seconds: float | str = 3.0,
         parallel: int | str = 16,
     ) -> None:
-        self._endpoint = endpoint or None
-        self._region = region or None
-        self._profile = profile or None
-        self._identity = identity or None
+        self._endpoint = _text("endpoint", endpoint)
+        self._region = _text("region", region)
+        self._profile = _text("profile", profile)
+        self._identity = _text("identity", identity)
         self._anonymous = _flag("anonymous", anonymous)
         self._requester_pays = _flag("requester_pays", requester_pays)
         self._virtual_hosted = None if virtual_hosted is None else _flag("virtual_hosted", virtual_hosted)
@@ -223,7 +225,11 @@ class S3Netfs:
 
     @netfs_hook
     async def list_directory(self, volume: Bucket, path: str) -> Sequence[DirectoryEntry]:
-        """Names up to the next ``/``.  A directory whose name is empty (``a//b``) is listed as ``/``."""
+        """Names up to the next ``/``.  A directory whose name is empty (``a//b``) is listed as ``/``.
+
+        Raises:
+          CallerError: it is an object (ENOTDIR).
+        """
         name = parse_path(path)
         prefix = _prefix(name.key)
         entries: list[DirectoryEntry] = []
@@ -246,6 +252,9 @@ class S3Netfs:
         except Fault as fault:
             raise fault.error(volume.describe(name)) from None
         if not entries and not marked:
+            with suppress(Fault):  # nor that: there is no such thing
+                await volume.head(name)
+                raise CallerError(f"{volume.describe(name)} is not a directory", errno=errno.ENOTDIR)
             raise Fault(FaultKind.NOT_FOUND, "no such directory").error(volume.describe(name))
         entries.sort(key=lambda entry: entry.name)
         return entries
@@ -283,6 +292,12 @@ def _writable_name(path: str) -> ObjectName:
 
 def _prefix(key: str) -> str:
     return key if not key or key.endswith("/") else f"{key}/"
+
+
+def _text(option: str, value: object) -> str | None:
+    if not isinstance(value, str | None):
+        raise CallerError(f"s3 option {option} must be text, not {value!r}")
+    return value or None
 
 
 def _flag(option: str, value: bool | str) -> bool:
