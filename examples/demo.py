@@ -91,15 +91,21 @@ async def read_everything(plan: Plan) -> list[Result]:
 
 
 async def one_pass(fscache: FsCache, plan: Plan, title: str) -> Result:
-    origin_before, cache_before = bytes_so_far(fscache)
+    fetched_before = bytes_fetched(fscache)
     left = list(plan.sha256)
     differing: list[str] = []
+    n_read = 0
     started = time.perf_counter()
 
     async def reader(advance: Callable[[int], None]) -> None:
+        def count(arrived: int) -> None:
+            nonlocal n_read
+            n_read += arrived
+            advance(arrived)
+
         while left:
             url = left.pop()
-            if await sha256_of(fscache, url, advance) != plan.sha256[url]:
+            if await sha256_of(fscache, url, count) != plan.sha256[url]:
                 differing.append(url)
 
     with bar(title, plan.n_bytes) as advance:
@@ -107,8 +113,9 @@ async def one_pass(fscache: FsCache, plan: Plan, title: str) -> Result:
             for _ in range(N_READERS):
                 nursery.start_soon(reader, advance)
     seconds = time.perf_counter() - started
-    origin, cache = bytes_so_far(fscache)
-    return Result(title, origin - origin_before, cache - cache_before, seconds, differing)
+    fetched = bytes_fetched(fscache) - fetched_before
+    # What is fetched passes through the cache as well; only what was there before is counted as from it.
+    return Result(title, fetched, max(0, n_read - fetched), seconds, differing)
 
 
 async def sha256_of(fscache: FsCache, url: str, advance: Callable[[int], None]) -> str:
@@ -124,9 +131,8 @@ async def sha256_of(fscache: FsCache, url: str, advance: Callable[[int], None]) 
     return digest.hexdigest()
 
 
-def bytes_so_far(fscache: FsCache) -> tuple[int, int]:
-    stats = [volume.stats for volume in fscache.volumes]
-    return sum(s.bytes_from_origin for s in stats), sum(s.bytes_from_cache for s in stats)
+def bytes_fetched(fscache: FsCache) -> int:
+    return sum(volume.stats.bytes_from_origin for volume in fscache.volumes)
 
 
 @contextmanager

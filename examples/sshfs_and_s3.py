@@ -25,11 +25,7 @@ async def main(directory: str, urls: list[str]) -> None:
             for url in urls:
                 nursery.start_soon(show_size, fscache, url)
         for volume in fscache.volumes:
-            stats = volume.stats
-            print(
-                f"{volume.location.volume}: {stats.bytes_from_origin} bytes from the origin,"
-                f" {stats.bytes_from_cache} from the cache"
-            )
+            print(f"{volume.location.volume}: {volume.stats.bytes_from_origin} bytes from the origin")
 
 
 trio.run(main, sys.argv[1], sys.argv[2:])

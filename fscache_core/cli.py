@@ -151,11 +151,13 @@ async def cp(
                 except FscacheError as error:
                     failures.report(error)
         if as_json:
+            fetched = sum(volume.stats.bytes_from_origin for volume in fscache.volumes)
             summary = {
                 "files": progress.n_files_done,
                 "bytes": progress.n_bytes_done,
-                "bytes_from_cache": sum(volume.stats.bytes_from_cache for volume in fscache.volumes),
-                "bytes_from_origin": sum(volume.stats.bytes_from_origin for volume in fscache.volumes),
+                # What we fetched passes through the cache as well; this is what was there before.
+                "bytes_from_cache": max(0, progress.n_bytes_done - fetched),
+                "bytes_from_origin": fetched,
                 "seconds": round(time.monotonic() - started, 3),
             }
             write_json(summary)
@@ -222,10 +224,12 @@ async def stat_(url: str, as_json: bool, session: Session) -> None:
         cached = await volume.status(path) if fscache.caches else None
     coherency = coherency_text(volume.coherency)
     if as_json:
-        facts = {"url": url, **attributes_json(attributes), "coherency": coherency}
+        facts = {"url": url, "volume": volume.location.volume, **attributes_json(attributes)}
+        facts["coherency"] = coherency
         write_json({**facts, "cached": cached_json(cached)})
     else:
-        write_facts({"url": url, **file_facts(attributes, cached), "coherency": coherency})
+        facts = {"url": url, "volume": volume.location.volume, **file_facts(attributes, cached)}
+        write_facts({**facts, "coherency": coherency})
 
 
 @fscache_command.command("plugins")

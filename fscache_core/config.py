@@ -32,10 +32,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from fscache_core.coherency import Coherency
-from fscache_core.errors import CallerError
+from fscache_core.errors import CacheUnusableError, CallerError
 
 _SIZE = re.compile(r"(\d+) ?([KMGT])(iB|B)?", re.ASCII)
 _POWERS = {"K": 1, "M": 2, "G": 3, "T": 4}
+
+_NO_HOME = "there is no home directory ($HOME)"
 
 _COHERENCY_KEYS = ("coherency", "negative_ttl", "offline", "stale_if_error")
 _TOP_KEYS = ("cache", *_COHERENCY_KEYS, "netfs", "volume")
@@ -70,20 +72,44 @@ class Configuration:
 # -- where things are by default ---------------------------------------------------------
 
 
-def _xdg_directory(variable: str, fallback: str) -> Path:
+def home_directory() -> Path | None:
+    """The user's, if it is there: one that is not is not for us to make."""
+    given = os.environ.get("HOME")
+    if given == "":  # as good as none; expanduser() would take it for the root directory
+        import pwd
+
+        given = pwd.getpwuid(os.getuid()).pw_dir
+    try:
+        home = Path(given) if given is not None else Path.home()
+    except RuntimeError:
+        return None
+    return home if home.is_absolute() and home.is_dir() else None
+
+
+def _xdg_directory(variable: str, fallback: str) -> Path | None:
     """A base directory; a relative one in the variable is ignored, as the XDG specification demands."""
     given = os.environ.get(variable, "")
-    return Path(given) if os.path.isabs(given) else Path.home() / fallback
+    if os.path.isabs(given):
+        return Path(given)
+    home = home_directory()
+    return None if home is None else home / fallback
 
 
-def default_config_file() -> Path:
-    return _xdg_directory("XDG_CONFIG_HOME", ".config") / "fscache" / "config.toml"
+def default_config_file() -> Path | None:
+    directory = _xdg_directory("XDG_CONFIG_HOME", ".config")
+    return None if directory is None else directory / "fscache" / "config.toml"
 
 
 def default_cache() -> CacheSettings:
-    """The cache of somebody who has configured nothing: cachefiles below ``$XDG_CACHE_HOME/fscache``."""
-    directory = _xdg_directory("XDG_CACHE_HOME", ".cache") / "fscache"
-    return CacheSettings("cachefiles", {"dir": str(directory)})
+    """The cache of somebody who has configured nothing: cachefiles below ``$XDG_CACHE_HOME/fscache``.
+
+    Raises:
+      CacheUnusableError: there is no home directory.
+    """
+    directory = _xdg_directory("XDG_CACHE_HOME", ".cache")
+    if directory is None:
+        raise CacheUnusableError(f"{_NO_HOME}; --cache names another place")
+    return CacheSettings("cachefiles", {"dir": str(directory / "fscache")})
 
 
 # -- texts of options --------------------------------------------------------------------
@@ -110,7 +136,10 @@ def _expanded(text: str) -> object:
     if size := _SIZE.fullmatch(text):
         return int(size[1]) * 1024 ** _POWERS[size[2]]
     if text == "~" or text.startswith("~/"):
-        return os.path.expanduser(text)
+        home = home_directory()
+        if home is None:
+            raise CallerError(f"{text}: {_NO_HOME}")
+        return str(home / text[2:])
     return text
 
 
@@ -201,6 +230,8 @@ def read_configuration(path: Path | None = None) -> Configuration:
           wrong kind; names the file and the key.
     """
     file = default_config_file() if path is None else path
+    if file is None:
+        return Configuration()
     try:
         text = file.read_text(encoding="utf-8")
     except FileNotFoundError as error:
@@ -230,6 +261,10 @@ def _configuration(table: Mapping[str, object]) -> Configuration:
     volumes: dict[str, Coherency] = {}
     for url, settings in _table(table.get("volume", {}), "volume").items():
         name = f'volume."{url}"'
+        if "://" not in url:
+            raise CallerError(
+                f"[{name}]: not a URL; 'fscache stat' shows what the volume of a file is called"
+            )
         volume = _table(settings, name)
         _refuse_unknown(volume, _COHERENCY_KEYS, name)
         inherited = {key: table[key] for key in _COHERENCY_KEYS if key in table}

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import os
 import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
@@ -136,11 +137,15 @@ def load(group: str, name: str) -> Callable[..., object]:
       AmbiguousPluginError, BrokenPluginError, ApiVersionError, InstallationError: several, or one that cannot
         be imported, was built for another API or cannot be called; names the distributions.
     """
+    from stevedore import _cache
     from stevedore.driver import DriverManager
     from stevedore.exception import MultipleMatches, NoMatches
     from stevedore.extension import error_on_conflict
 
     kind = _KINDS[group]
+    if not os.environ.get("HOME", "~") or not os.path.isdir(os.path.expanduser("~")):
+        # For a cache of its own, stevedore would make the home directory, or write to the root directory.
+        _cache._c._disable_caching = True
 
     def ambiguous() -> AmbiguousPluginError:
         return AmbiguousPluginError(

@@ -24,6 +24,7 @@ from fscache_core.coherency import Coherency
 from fscache_core.errors import (
     AmbiguousPluginError,
     BrokenPluginError,
+    CacheUnusableError,
     CallerError,
     FscacheError,
     InstallationError,
@@ -148,14 +149,21 @@ class Session:
                 say(f"the origin could not be asked: {stale} file(s) served as they were cached")
 
     async def _add_caches(self, fscache: FsCache, *, needed: bool) -> None:
-        tags = Counter(cache.tag or cache.backend for cache in self.caches)
-        for cache in self.caches:
+        try:
+            caches = self.caches
+        except CacheUnusableError as error:
+            if needed:
+                raise
+            say(f"cannot use the default cache, reading from the origin: {error}")
+            return
+        tags = Counter(cache.tag or cache.backend for cache in caches)
+        for cache in caches:
             tag = cache.tag or cache.backend
             if tags[tag] > 1:
                 hint = f"give one another: --cache {cache.backend}:tag=NAME"
                 raise CallerError(f"two caches have the tag {tag}; {hint}")
         # Core prefers the cache added last; a user expects the one named first.
-        for cache in reversed(self.caches):
+        for cache in reversed(caches):
             try:
                 plugin = plugins.make(plugins.BACKEND_GROUP, cache.backend, cache.options)
                 await fscache.add_cache(plugin, tag=cache.tag or cache.backend)
@@ -174,12 +182,19 @@ class Session:
                 # One that cannot be had fails the URLs it is for, one by one.
                 with suppress(BrokenPluginError, AmbiguousPluginError):
                     fscache.add_netfs(plugins.make(plugins.NETFS_GROUP, name, options), scheme=name)
-            elif name not in {plugin.name for plugin in plugins.installed(plugins.NETFS_GROUP)}:
-                raise plugins.unknown_plugin(plugins.NETFS_GROUP, name)
+            else:
+                self._require_netfs(name)
         for url, coherency in self.configuration.volumes.items():
             if urlsplit(url).scheme in schemes:
                 with suppress(InstallationError):
                     fscache.set_coherency(url, coherency)
+            else:
+                self._require_netfs(urlsplit(url).scheme)
+
+    def _require_netfs(self, name: str) -> None:
+        """Refuse the name of an adapter that is not installed."""
+        if name not in {plugin.name for plugin in plugins.installed(plugins.NETFS_GROUP)}:
+            raise plugins.unknown_plugin(plugins.NETFS_GROUP, name)
 
 
 # -- commands ----------------------------------------------------------------------------

@@ -480,6 +480,16 @@ def test_cp_recursive_copies_a_tree(shell: Shell, tmp_path: Path) -> None:
         assert file.read() == b"raw"
 
 
+def test_cp_counts_as_cached_only_what_was_so_before(
+    shell: Shell, origin: CountingOrigin, cachefiles: str, tmp_path: Path
+) -> None:
+    for fetched in (len(CONTENT), 0):
+        arguments = ("cp", "--json", "--cache", cachefiles, origin.url("a.bin"), tmp_path / "copy")
+        summary = json.loads(shell.output(*arguments))
+        assert (summary["bytes"], summary["bytes_from_origin"]) == (len(CONTENT), fetched)
+        assert summary["bytes_from_cache"] == len(CONTENT) - fetched
+
+
 def test_cp_asks_the_origin_once_about_a_file(shell: Shell, origin: CountingOrigin, tmp_path: Path) -> None:
     shell.output("cat", origin.url("a.bin"))
     asked = origin.n_requests
@@ -634,8 +644,10 @@ def test_stat_shows_which_version_a_file_is(shell: Shell, origin: CountingOrigin
     facts = json.loads(shell.output("stat", "--json", origin.url("a.bin")))
     assert (facts["kind"], facts["size"], facts["strength"]) == ("file", len(CONTENT), "strong")
     assert origin.etag("a.bin").strip('"') in facts["evidence"]
+    assert facts["volume"] == origin.url("").rstrip("/")  # as [volume."..."] has it
     text = shell.output("stat", origin.url("a.bin")).decode()
     assert re.search(rf"^size +{len(CONTENT)}$", text, re.MULTILINE)
+    assert re.search(rf"^volume +{facts['volume']}$", text, re.MULTILINE)
 
 
 def test_stat_shows_what_is_cached(shell: Shell, origin: CountingOrigin, cachefiles: str) -> None:
@@ -1131,6 +1143,18 @@ def test_a_mistake_in_the_configuration_is_one_line(shell: Shell, tmp_path: Path
     assert complaint.startswith(f"{file}: unknown key cahce")
 
 
+@pytest.mark.parametrize(
+    ("volume", "status"), [("bad", ExitStatus.USAGE), ("s4://bucket", ExitStatus.UNKNOWN_PLUGIN)]
+)
+def test_a_misspelt_volume_of_the_configuration_does_not_go_unnoticed(
+    shell: Shell, tmp_path: Path, volume: str, status: ExitStatus
+) -> None:
+    file = tmp_path / "c.toml"
+    file.write_text(f'[volume."{volume}"]\ncoherency = "immutable"\n')
+    complaint = shell.complaint(status, "cat", *MEMORY, "--config", file, "file:///etc/hostname")
+    assert volume.partition(":")[0] in complaint
+
+
 def test_an_adapter_gets_its_options_from_the_command_line(shell: Shell, origin: CountingOrigin) -> None:
     complaint = shell.complaint(
         ExitStatus.USAGE, "cat", *MEMORY, "--netfs", "http:nonsense=1", origin.url("a.bin")
@@ -1414,6 +1438,22 @@ def test_cat_goes_on_without_a_cache_that_cannot_be_used(
     assert str(directory).encode() in done.stderr
     assert b"reading from the origin" in done.stderr
     assert list(directory.iterdir()) == []
+
+
+def test_a_home_directory_that_does_not_exist_is_not_made(
+    shell: Shell, origin: CountingOrigin, tmp_path: Path
+) -> None:
+    shell.environment["HOME"] = str(tmp_path / "missing")
+    done = shell.run("cat", origin.url("a.bin"))
+    assert (done.returncode, done.stdout) == (0, CONTENT)
+    assert done.stderr.count(b"\n") == 1
+    assert b"reading from the origin" in done.stderr
+    assert "home directory" in shell.complaint(ExitStatus.CACHE_UNUSABLE, "stats")
+    assert not (tmp_path / "missing").exists()
+    shell.output("cat", *MEMORY, origin.url("a.bin"))
+    shell.environment["XDG_CACHE_HOME"] = str(tmp_path / "xdg")
+    shell.output("cat", origin.url("a.bin"))
+    assert (tmp_path / "xdg/fscache").is_dir()
 
 
 def test_cp_goes_on_without_a_cache_that_cannot_be_used(

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import pwd
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import pytest
 
 from fscache_core import config
 from fscache_core.coherency import Coherency, CoherencyMode
-from fscache_core.errors import CallerError
+from fscache_core.errors import CacheUnusableError, CallerError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -99,6 +101,24 @@ def test_the_default_cache_is_below_the_home_directory(home: Path, monkeypatch: 
     assert config.default_cache().options == {"dir": "/somewhere/fscache"}
     monkeypatch.setenv("XDG_CACHE_HOME", "relative")
     assert config.default_cache().options == {"dir": f"{home}/.cache/fscache"}
+
+
+def test_a_home_that_is_empty_or_not_there_is_not_used(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    account = home / "account"
+    account.mkdir()
+    monkeypatch.setattr(pwd, "getpwuid", lambda _: SimpleNamespace(pw_dir=str(account)))
+    monkeypatch.setenv("HOME", "")
+    assert config.default_cache().options == {"dir": f"{account}/.cache/fscache"}
+    assert config.parse_cache("c:dir=~/x").options == {"dir": f"{account}/x"}
+    monkeypatch.delenv("HOME")
+    assert config.default_cache().options == {"dir": f"{account}/.cache/fscache"}
+    for missing in (str(home / "missing"), "relative"):
+        monkeypatch.setenv("HOME", missing)
+        with pytest.raises(CacheUnusableError, match="home directory"):
+            config.default_cache()
+        with pytest.raises(CallerError, match="home directory"):
+            config.parse_cache("c:dir=~/x")
+        assert config.read_configuration() == config.Configuration()
 
 
 def test_the_default_file_is_read_where_xdg_says(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:

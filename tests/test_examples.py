@@ -89,8 +89,8 @@ def test_sshfs_and_s3_share_one_cache(fscache_sftp: SftpServer, fscache_s3: S3Se
     assert f"{where}: 70000 bytes from the origin" in cold
     assert "s3://fscache-examples: 80000 bytes from the origin" in cold
     warm = run(program, cache, *urls, **environment)
-    assert f"{where}: 0 bytes from the origin, 70000 from the cache" in warm
-    assert "s3://fscache-examples: 0 bytes from the origin, 80000 from the cache" in warm
+    assert f"{where}: 0 bytes from the origin" in warm
+    assert "s3://fscache-examples: 0 bytes from the origin" in warm
 
 
 @pytest.mark.integration
