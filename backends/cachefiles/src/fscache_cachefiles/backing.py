@@ -361,7 +361,11 @@ class Backing:
 
     def _note_verified(self, first: int, entries: Sequence[int], bad: Sequence[int]) -> None:
         table = self._table
-        with self._mutex:
+        # Not noted is only verified again; damage must be.  Who waited here could wait for ever, in a child
+        # that was forked while another thread was at it.
+        if not self._mutex.acquire(blocking=bool(bad)):
+            return
+        try:
             for block, entry in enumerate(entries, first):
                 known = 0 if block in bad else entry
                 if table[block] == known:
@@ -370,6 +374,8 @@ class Backing:
                 self._n_good += (mask_of(known) == whole) - (mask_of(table[block]) == whole)
                 table[block] = known
             self.whole = self._n_good == self.n_blocks and self.verify is not Verify.ALWAYS
+        finally:
+            self._mutex.release()
 
     # -- storing -------------------------------------------------------------------------
 
