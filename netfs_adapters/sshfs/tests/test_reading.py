@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import random
 import threading
@@ -162,9 +163,13 @@ async def test_a_large_directory_is_listed_whole(netfs: SshfsNetfs, volume: Volu
 async def test_listing_what_is_not_there_or_no_directory_fails(
     netfs: SshfsNetfs, volume: Volume, directory: Path, make_file: MakeFile
 ) -> None:
-    for path in (f"{directory}/nowhere", make_file(directory / "a", b"1")):
-        with pytest.raises(OriginError, match=path):
+    file = make_file(directory / "a", b"1")
+    for path in (f"{directory}/nowhere", f"{file}/below"):
+        with pytest.raises(OriginNotFoundError, match=path):
             await netfs.list_directory(volume, path)
+    with pytest.raises(CallerError, match=f"{file}: is not a directory$") as caught:
+        await netfs.list_directory(volume, file)
+    assert caught.value.errno == errno.ENOTDIR
 
 
 # -- reading -----------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import stat
 import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, TypeVar
@@ -188,9 +189,20 @@ class SshfsNetfs:
         _check_path(path)
 
         async def ask(session: Session, progressed: Callable[[], None]) -> list[DirectoryEntry]:
+            from asyncssh import SFTPError  # which there is a session of, so this takes no time
+
             asked_ns = time.time_ns()
             entries = []
-            for entry in await session.sftp.readdir(wire_path(path)):
+            try:
+                listed = await session.sftp.readdir(wire_path(path))
+            except SFTPError:
+                # Of a file most servers say that there is none.
+                with suppress(SFTPError):
+                    kind = stat.S_IFMT((await session.sftp.stat(wire_path(path))).permissions or 0)
+                    if kind not in (0, stat.S_IFDIR):
+                        raise CallerError("is not a directory", errno=errno.ENOTDIR) from None
+                raise
+            for entry in listed:
                 name = entry.filename
                 assert isinstance(name, bytes)  # because the path is
                 if name not in (b".", b".."):
