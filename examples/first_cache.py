@@ -7,7 +7,7 @@ import sys
 
 import trio
 
-from fscache_core import open_fscache
+from fscache_core import FscacheError, open_fscache
 
 
 async def main(url: str, directory: str) -> None:
@@ -23,4 +23,9 @@ async def main(url: str, directory: str) -> None:
             )
 
 
-trio.run(main, sys.argv[1], sys.argv[2] if len(sys.argv) > 2 else "/tmp/fscache-first")
+if len(sys.argv) < 2:
+    sys.exit(__doc__)
+try:
+    trio.run(main, sys.argv[1], sys.argv[2] if len(sys.argv) > 2 else "/tmp/fscache-first")
+except FscacheError as error:
+    sys.exit(str(error))

@@ -9,13 +9,20 @@ import sys
 
 import trio
 
-from fscache_core import FsCache, open_fscache
+from fscache_core import FsCache, FscacheError, open_fscache
+
+failed: list[str] = []
 
 
 async def show_size(fscache: FsCache, url: str) -> None:
-    async with await fscache.open_file(url) as file:
-        content = await file.read(0, file.size)
-    print(f"{url}: {len(content)} bytes")
+    try:
+        async with await fscache.open_file(url) as file:
+            content = await file.read(0, file.size)
+    except FscacheError as error:
+        failed.append(url)
+        print(error, file=sys.stderr)
+    else:
+        print(f"{url}: {len(content)} bytes")
 
 
 async def main(directory: str, urls: list[str]) -> None:
@@ -28,4 +35,7 @@ async def main(directory: str, urls: list[str]) -> None:
             print(f"{volume.location.volume}: {volume.stats.bytes_from_origin} bytes from the origin")
 
 
+if len(sys.argv) < 3:
+    sys.exit(__doc__)
 trio.run(main, sys.argv[1], sys.argv[2:])
+sys.exit(1 if failed else 0)

@@ -64,6 +64,20 @@ def test_swapping_the_backend_takes_one_word(local_file: Path, tmp_path: Path) -
     assert run(program, *cachefiles) == "cachefiles: read 300000 bytes twice, fetched 0\n"
 
 
+@pytest.mark.parametrize("name", ["first_cache", "swap_backend", "sshfs_and_s3"])
+def test_an_example_says_how_it_is_used_and_what_it_cannot_read(name: str, tmp_path: Path) -> None:
+    program = [sys.executable, str(EXAMPLES / f"{name}.py")]
+    done = subprocess.run(program, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert f"python examples/{name}.py" in done.stderr
+    url, cache = (tmp_path / "missing").as_uri(), str(tmp_path / "cache")
+    arguments = {"first_cache": [url, cache], "swap_backend": [url, "memory"], "sshfs_and_s3": [cache, url]}
+    done = subprocess.run([*program, *arguments[name]], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr.count("\n") == 1
+    assert "missing" in done.stderr
+
+
 @pytest.mark.integration
 def test_sshfs_and_s3_share_one_cache(fscache_sftp: SftpServer, fscache_s3: S3Server, tmp_path: Path) -> None:
     (fscache_sftp.root / "shared.bin").write_bytes(b"S" * 70_000)
