@@ -14,6 +14,7 @@ import pytest
 import trio
 
 from fscache_core import blocking, open_fscache
+from fscache_core.domain import Limits
 from fscache_memory import MemoryBackend
 
 if TYPE_CHECKING:
@@ -170,3 +171,23 @@ def test_when_the_process_that_fetches_is_killed_the_others_go_on_where_it_stopp
     assert [reader.digest() for reader in others] == [expected] * 4
     # What it had in flight: a window ahead of the piece it read, and what it had not stored yet.
     assert origin.bytes_sent < 32 * MIB + 2 * window + 2 * MIB
+
+
+async def test_who_waits_for_a_slow_fetch_of_another_waits_as_long_as_bytes_arrive(
+    fscache_http_origin: CountingOrigin, tmp_path: Path
+) -> None:
+    origin = fscache_http_origin
+    data = make(origin, 6 * MIB)
+    origin.rate = MIB
+    limits = Limits(hook_seconds=2.0)  # less than the fetch of one range takes
+
+    async def reader() -> None:
+        async with open_fscache(limits=limits) as fscache:
+            await fscache.add_cache("cachefiles", dir=str(tmp_path / "cache"))
+            async with await fscache.open_file(origin.url("a")) as file:
+                assert await file.read(0, 6 * MIB) == data
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(reader)
+        nursery.start_soon(reader)  # to the locks on files it is another process
+    assert origin.bytes_sent == 6 * MIB
