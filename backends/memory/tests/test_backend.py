@@ -39,11 +39,12 @@ async def n_stored(session: Session, cookie: Cookie) -> int:
 
 
 def test_the_ceiling_may_be_given_as_text() -> None:
+    assert MemoryBackend("20MiB").space.max_bytes == 20 * MIB
     assert MemoryBackend("1048576").space.max_bytes == MemoryBackend(MIB).space.max_bytes == MIB
     assert MemoryBackend().space.max_bytes is None
 
 
-@pytest.mark.parametrize("max_bytes", ["lots", "", 0, -1, "-5"])
+@pytest.mark.parametrize("max_bytes", ["lots", "", 0, "0K", -1, "-5", True, False])
 def test_a_ceiling_that_makes_no_sense_is_refused(max_bytes: int | str) -> None:
     with pytest.raises(CallerError, match="max_bytes"):
         MemoryBackend(max_bytes)

@@ -21,6 +21,7 @@ from fscache_core.hookspecs import (
     cache_hook,
 )
 from fscache_core.object import CacheObject
+from fscache_core.size import read_size
 from fscache_memory.space import Space
 from fscache_memory.version import (
     BLOCK_OVERHEAD,
@@ -56,17 +57,14 @@ class MemoryObject(CacheObject):
 class MemoryBackend:
     """A cache in the memory of this process.
 
-    ``max_bytes`` is the ceiling on the memory it takes (None: no ceiling).  At the ceiling what was used
-    longest ago is evicted; see `Space`.
+    ``max_bytes`` is the ceiling on the memory it takes (None: no ceiling), a number or a text like ``500M``.
+    At the ceiling what was used longest ago is evicted; see `Space`.
     """
 
     api_version = API_VERSION
 
     def __init__(self, max_bytes: int | str | None = None) -> None:
-        try:
-            ceiling = None if max_bytes is None else int(max_bytes)
-        except ValueError as error:
-            raise CallerError(f"memory: max_bytes={max_bytes!r} is not a number of bytes") from error
+        ceiling = None if max_bytes is None else read_size("memory: max_bytes", max_bytes)
         if ceiling is not None and ceiling <= 0:
             raise CallerError(f"memory: max_bytes={max_bytes!r} is not above 0")
         self.space = Space(ceiling)
