@@ -444,8 +444,8 @@ async def lock_pages(
     """Take the fill lock of a range across processes.
 
     While another process holds it, ``look_again`` is awaited each time something may have arrived, and tells
-    how many pages are missing still; when it says 0 the lock is not taken.  Who holds it is waited for as long
-    as pages arrive: a process that is stopped must not stop others for ever.
+    how many pages are missing still; when it says 0 the lock is not taken.  Who holds it is waited for as
+    long as pages arrive: a process that is stopped must not stop others for ever.
 
     Returns:
       The object whose lock was taken (give it to `unlock_pages`), or None: not offered, not needed or not
