@@ -471,8 +471,8 @@ class CacheSpec:
         Mandatory.  Kernel: ``fscache_cache_ops.attr_changed``.
 
         Called: as an exclusive operation.  Growing keeps the whole pages that are cached; an old last
-            page that was cut is no longer valid.  Shrinking drops what is beyond.  Call
-            ``obj.set_store_limit(size)``.
+            page that was cut is no longer valid.  Shrinking drops what is beyond; of the page that is
+            cut, what is left may be kept or dropped.  Call ``obj.set_store_limit(size)``.
 
         Raises:
           CacheIOError: the backing store failed.  Core stops this cache.

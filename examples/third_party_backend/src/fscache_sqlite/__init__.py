@@ -36,7 +36,6 @@ DELETE = "DELETE FROM objects WHERE id = ?"
 DELETE_UNLINKED = "DELETE FROM objects WHERE id = ? AND parent IS NULL"
 READ = "SELECT page, data FROM pages WHERE object = ? AND page BETWEEN ? AND ? ORDER BY page"
 WRITE = "REPLACE INTO pages SELECT id, ?, ? FROM objects WHERE id = ?"
-TRIM = "UPDATE pages SET data = substr(data, 1, ?) WHERE object = ? AND page = ?"
 CUT = "DELETE FROM pages WHERE object = ? AND length(data) <> min(?, ? - page * ?)"
 WIPE = "DELETE FROM pages WHERE object = ?"
 
@@ -119,7 +118,6 @@ class SqliteBackend:
     @cache_hook
     async def attr_changed(self, obj: CacheObject) -> None:
         row, size = self._row[obj], obj.cookie.object_size
-        await self._run(TRIM, (size % PAGE_SIZE, row, size // PAGE_SIZE))
         await self._run(CUT, (row, PAGE_SIZE, size, PAGE_SIZE))
         await self.update_object(obj)
         obj.set_store_limit(size)
