@@ -6,6 +6,7 @@ cost little more than starting Python.
 
 from __future__ import annotations
 
+import errno
 import logging
 import re
 import signal
@@ -18,9 +19,9 @@ import click
 import trio
 
 from fscache_core import cache_commands
-from fscache_core.errors import CallerError, FscacheError, OriginError
+from fscache_core.errors import CallerError, FscacheError
 from fscache_core.exit_status import ExitStatus, cause, exit_status
-from fscache_core.hookspecs import DirectoryEntry, FileAttributes, FileKind
+from fscache_core.hookspecs import DirectoryEntry, FileKind
 from fscache_core.output import (
     attributes_json,
     cached_json,
@@ -52,7 +53,6 @@ from fscache_core.transfer import OutputError, copy_any, join, send, url_of
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from fscache_core.volume import Volume
 
 # -- commands ----------------------------------------------------------------------------
 
@@ -176,9 +176,11 @@ async def ls(url: str, long: bool, as_json: bool, session: Session) -> None:
         volume, path = await fscache.open_volume(url), fscache.locate(url).path
         try:
             entries, top = await volume.list_directory(path), path
-        except OriginError as error:
-            name = path.rstrip("/").rpartition("/")[2]
-            entries, top = [DirectoryEntry(name, await file_there(volume, path, error))], path[: -len(name)]
+        except FscacheError as error:
+            if error.errno != errno.ENOTDIR:
+                raise
+            parent, slash, name = path.rstrip("/").rpartition("/")
+            entries, top = [DirectoryEntry(name, await volume.look_up(path))], parent + slash
         urls = [url_of(volume, join(top, entry.name)) for entry in entries]
     if as_json:
         write_json(
@@ -194,17 +196,6 @@ async def ls(url: str, long: bool, as_json: bool, session: Session) -> None:
         name = printable(entry.name) + ("/" if is_directory else "")
         lines.append(f"{long_line(entry.attributes)} {name}" if long else name)
     write_lines(lines)
-
-
-async def file_there(volume: Volume, path: str, refusal: OriginError) -> FileAttributes:
-    """What a file is; raises ``refusal`` to list it as a directory if it is none."""
-    try:
-        attributes = await volume.look_up(path)
-    except FscacheError:
-        raise refusal from None
-    if attributes.kind is FileKind.DIRECTORY:
-        raise refusal
-    return attributes
 
 
 @fscache_command.command("stat")
