@@ -26,6 +26,9 @@ def main() -> None:
         run()
     except KeyboardInterrupt:
         sys.exit(_INTERRUPTED)
+    finally:
+        if at_interrupt is signal.default_int_handler:
+            signal.signal(signal.SIGINT, signal.SIG_DFL)  # a KeyboardInterrupt at Python's exit would be told
 
 
 def _leave(_number: int, _frame: FrameType | None) -> None:
