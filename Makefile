@@ -1,7 +1,8 @@
 # Each target does all the set-up it needs (tools/set_up.py): the virtual environment .venv, and Debian packages where
-# it may install them. PYTHON names the interpreter to make .venv with, ARGS is passed on: make test ARGS="-k cull -x"
+# it may install them. PYTHON names the interpreter to make .venv with; once there is one, its own unless another is
+# named. ARGS is passed on: make test ARGS="-k cull -x"
 
-PYTHON ?= python3
+PYTHON ?= $(or $(realpath .venv/bin/python),python3)
 ARGS ?=
 BIN := .venv/bin
 # Linux is the platform of the cachefiles backend alone; the rest must type-check without it.

@@ -2,8 +2,9 @@
 
     python3 tools/set_up.py [--again]
 
-Runs on the system's Python (3.11 or newer) and its standard library alone, without a terminal and without
-input. `make` calls it before every target; with nothing to do it takes a fraction of a second.
+Runs on any Python (3.11 or newer) and its standard library alone, without a terminal and without input.
+`make` calls it before every target, with the Python that `.venv` was made of if no other is named: only
+another Python makes `.venv` anew. With nothing to do it takes a fraction of a second.
 
 The Python part must succeed, or the exit status is 1. The Debian part installs what is missing where it may
 (as root, or where sudo asks for no password) and otherwise says what is missing and what is skipped for want
