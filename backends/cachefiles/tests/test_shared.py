@@ -177,7 +177,9 @@ async def test_a_filler_that_is_killed_leaves_the_lock_to_the_next(tmp_path: Pat
     assert process.stdout is not None
     said = b""
     while not said.endswith(b"\n"):  # a pipe may give a line in pieces
-        said += await process.stdout.receive_some()
+        piece = await process.stdout.receive_some()
+        assert piece, "it ended without a word"
+        said += piece
     assert said == b"locked\n"
     sizes = (5000, 400_000)
     async with bound(tmp_path) as session:
