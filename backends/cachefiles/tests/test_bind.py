@@ -84,6 +84,21 @@ def test_directories_of_these_names_that_no_cache_made_are_left_alone(tmp_path: 
     assert refused(tmp_path).errno == errno.EEXIST
 
 
+@pytest.mark.parametrize("name", ["ledger", "statistics"])
+def test_files_of_these_names_that_no_cache_made_are_left_alone(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text("mine")
+    assert refused(tmp_path).errno == errno.EEXIST
+    assert (tmp_path / name).read_text() == "mine"
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+def test_a_cache_whose_cache_directory_is_gone_is_made_again(tmp_path: Path) -> None:
+    open_root(tmp_path).close()
+    (tmp_path / "cache").rmdir()
+    open_root(tmp_path).close()
+    assert (tmp_path / "cache").is_dir()
+
+
 @pytest.mark.parametrize("name", ["cache", "graveyard", "ledger"])
 def test_symbolic_links_below_the_directory_are_not_followed(tmp_path: Path, name: str) -> None:
     elsewhere = tmp_path / "elsewhere"

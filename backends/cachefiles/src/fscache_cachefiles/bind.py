@@ -120,6 +120,9 @@ def _open_checked(path: Path, force: bool, undo: contextlib.ExitStack) -> Root:
     for name in ("cache", "graveyard"):
         if _is_strange(directory, name):
             raise unusable(f"holds a {name}/ that is not a cache's", errno.EEXIST)
+    for name, magic in (("ledger", b"fscache1"), ("statistics", b"fscstat1")):
+        if _is_foreign(directory, name, magic):
+            raise unusable(f"holds a file {name} that is not a cache's", errno.EEXIST)
     cache = held(_open_part(directory, "cache"))
     try:
         label_master_index(cache)
@@ -159,6 +162,28 @@ def _is_strange(directory: int, name: str) -> bool:
         return False  # a cache's, and damaged: whoever labels it will say so
     finally:
         os.close(master)
+
+
+def _is_foreign(directory: int, name: str, magic: bytes) -> bool:
+    """Whether a file of this name is somebody's own: there is no cache beside it, and no cache wrote it."""
+    try:
+        os.stat("cache", dir_fd=directory, follow_symlinks=False)
+        return False  # a cache's, damaged perhaps: whoever reads it copes
+    except FileNotFoundError:
+        pass
+    try:
+        descriptor = os.open(
+            name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=directory
+        )
+    except OSError:
+        return False  # not there, or nothing that opening it for use will accept
+    try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            return False
+        head = os.pread(descriptor, 1 << 16, 0).lstrip(b"\0")
+    finally:
+        os.close(descriptor)
+    return bool(head) and not head.startswith(magic)
 
 
 def _open_part(directory: int, name: str) -> int:
