@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 #: Arrived bytes are stored in runs of at least this many bytes while more are to come.
 STORE_SIZE = 1 << 20
 
+#: Seconds after which less is stored, if the origin is slow: other processes wait for it.
+STORE_SECONDS = 0.5
+
 
 class Fetch:
     """Pages ``first`` to ``end - 1`` on their way.  Made and started by `Inode.start_fetch`."""
@@ -175,9 +178,10 @@ class Fetch:
         at = 0  # bytes arrived
         ready = 0  # whole pages made ready
         kept = 0  # pages handed to the cache
+        kept_at = trio.current_time()
 
         def arrived(n_bytes: int) -> None:
-            nonlocal at, ready, kept
+            nonlocal at, ready, kept, kept_at
             if not at <= n_bytes <= size:
                 raise PluginError(
                     f"netfs {inode.netfs.name}: fetch said that {n_bytes} bytes of {size} arrived after {at}",
@@ -190,9 +194,13 @@ class Fetch:
                 self.ready.add(first + ready, whole - ready)
                 ready = whole
                 self._lot.unpark_all()
-            if at == size or (ready - kept) << PAGE_SHIFT >= STORE_SIZE:
+            if (
+                at == size
+                or (ready - kept) << PAGE_SHIFT >= STORE_SIZE
+                or (ready > kept and trio.current_time() - kept_at >= STORE_SECONDS)
+            ):
                 self._store(first + kept, ready - kept)
-                kept = ready
+                kept, kept_at = ready, trio.current_time()
 
         try:
             netfs = inode.netfs

@@ -179,7 +179,7 @@ async def test_who_waits_for_a_slow_fetch_of_another_waits_as_long_as_bytes_arri
     origin = fscache_http_origin
     data = make(origin, 6 * MIB)
     origin.rate = MIB
-    limits = Limits(hook_seconds=2.0)  # less than the fetch of one range takes
+    limits = Limits(hook_seconds=4.0)  # less than any range takes: they share the rate
 
     async def reader() -> None:
         async with open_fscache(limits=limits) as fscache:

@@ -433,8 +433,8 @@ class CachefilesBackend:
             try:
                 count = preadv(backing.data, (buffer,), offset, backing.read_flags)
             except OSError:
-                return NOT_RESIDENT
-            return count if count == len(buffer) else NOT_RESIDENT
+                return backing.disk_needed(offset, buffer)
+            return count if count == len(buffer) else backing.disk_needed(offset, buffer)
         return backing.read_resident(offset, buffer)
 
     @cache_hook

@@ -46,6 +46,16 @@ _ENTRY_LOCK_SECONDS = 1.0
 
 _scratch = threading.local()
 
+_n_forks = 0  # that led to this process
+
+
+def _forked() -> None:
+    global _n_forks
+    _n_forks += 1
+
+
+os.register_at_fork(after_in_child=_forked)
+
 
 class Verify(enum.Enum):
     """When the checksum of a block is compared."""
@@ -124,6 +134,7 @@ class Backing:
     __slots__ = (
         "_last_mask",
         "_mutex",
+        "_n_forks",
         "_n_good",
         "_table",
         "data",
@@ -185,6 +196,7 @@ class Backing:
         self._last_mask = whole_mask(size, self.n_blocks - 1)  # of the last block
         self._n_good = 0
         self._mutex = threading.Lock()
+        self._n_forks = _n_forks
 
     @property
     def descriptor(self) -> int:
@@ -209,7 +221,11 @@ class Backing:
     # -- reading -------------------------------------------------------------------------
 
     def read_resident(self, offset: int, buffer: memoryview) -> int:
-        """Copy a range if the page cache has it and it is, or can now be, verified.  Never blocks."""
+        """Copy a range if the page cache has it and it is, or can now be, verified.
+
+        Never blocks, but in a child that was forked after the object was opened: nobody else would read from
+        the disk there.
+        """
         end = offset + len(buffer)
         first, last = offset >> BLOCK_SHIFT, (end - 1) >> BLOCK_SHIFT
         trusted = self.verify is not Verify.ALWAYS
@@ -217,15 +233,36 @@ class Backing:
             if trusted and first == last and self._table[first] & FULL_MASK == FULL_MASK:
                 if os.preadv(self.data, (buffer,), offset, self.read_flags) == len(buffer):
                     return len(buffer)
-                return NOT_RESIDENT
+                return self.disk_needed(offset, buffer)
             if not buffer:
                 return 0
             entries = self._entries(first, last, trusted, self.read_flags)
             if not _all_whole(entries) and not _covers(entries, first, offset, end):
                 return NOT_RESIDENT
             bad = self._read_verified(offset, buffer, first, entries, self.read_flags, trusted)
-            return NOT_RESIDENT if bad is None or bad else len(buffer)
+            if bad is None:
+                return self.disk_needed(offset, buffer)
+            return NOT_RESIDENT if bad else len(buffer)
         except OSError:  # the disk is needed, or it failed: both are for a thread to find out
+            return self.disk_needed(offset, buffer)
+
+    def disk_needed(self, offset: int, buffer: memoryview) -> int:
+        """What `read_resident` says when a range is not at hand.
+
+        In a child that was forked later nobody else would read from the disk, so there it is read here.
+        """
+        if self._n_forks == _n_forks:
+            return NOT_RESIDENT
+        end = offset + len(buffer)
+        first, last = offset >> BLOCK_SHIFT, (end - 1) >> BLOCK_SHIFT
+        try:
+            entries = self._entries(first, last, False, 0)
+            if not _covers(entries, first, offset, end):
+                return NOT_RESIDENT
+            return (
+                NOT_RESIDENT if self._read_verified(offset, buffer, first, entries, 0, False) else len(buffer)
+            )
+        except OSError:
             return NOT_RESIDENT
 
     def read_runs(self, first: int, buffer: memoryview) -> tuple[list[tuple[int, int]], list[int]]:
