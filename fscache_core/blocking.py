@@ -28,7 +28,7 @@ from fscache_core.errors import CallerError
 from fscache_core.file import File
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterator, Sequence
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
     from contextlib import AbstractAsyncContextManager
 
     from fscache_core.cache import Cache
@@ -301,6 +301,57 @@ class BlockingFsCache:
     def list_directory(self, url: str) -> Sequence[DirectoryEntry]:
         """See `FsCache.list_directory`."""
         return self.run(self._fscache.list_directory, url)
+
+    # -- changes, written through: as `FsCache` --
+
+    def put_file(
+        self,
+        url: str,
+        source: bytes | bytearray | memoryview | Iterable[bytes],
+        *,
+        replaces: BlockingFile | None = None,
+    ) -> FileAttributes:
+        """See `FsCache.put_file`; the chunks of an iterable are made in a worker thread."""
+        known = None if replaces is None else replaces._file
+
+        async def put() -> FileAttributes:
+            content = source if isinstance(source, bytes | bytearray | memoryview) else _in_thread(source)
+            return await self._fscache.put_file(url, content, replaces=known)
+
+        return self.run(put)
+
+    def write(self, url: str, offset: int, data: bytes | bytearray | memoryview) -> FileAttributes:
+        return self.run(self._fscache.write, url, offset, data)
+
+    def truncate(self, url: str, size: int) -> FileAttributes:
+        return self.run(self._fscache.truncate, url, size)
+
+    def rename(self, url: str, new_url: str) -> None:
+        self.run(self._fscache.rename, url, new_url)
+
+    def unlink(self, url: str) -> None:
+        self.run(self._fscache.unlink, url)
+
+    def mkdir(self, url: str, mode: int = 0o777) -> None:
+        self.run(self._fscache.mkdir, url, mode)
+
+    def rmdir(self, url: str) -> None:
+        self.run(self._fscache.rmdir, url)
+
+    def symlink(self, target: str, url: str) -> None:
+        self.run(self._fscache.symlink, target, url)
+
+    def chmod(self, url: str, mode: int) -> None:
+        self.run(self._fscache.chmod, url, mode)
+
+    def utimens(self, url: str, atime_ns: int, mtime_ns: int) -> None:
+        self.run(self._fscache.utimens, url, atime_ns, mtime_ns)
+
+
+async def _in_thread(chunks: Iterable[bytes]) -> AsyncIterator[bytes]:
+    iterator = iter(chunks)
+    while (chunk := await trio.to_thread.run_sync(next, iterator, None)) is not None:
+        yield chunk
 
 
 class _Loop(threading.Thread):

@@ -21,7 +21,7 @@ from fscache_core.readahead import Readahead
 from fscache_core.volume import Volume
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Mapping, Sequence
+    from collections.abc import AsyncIterable, AsyncIterator, Mapping, Sequence
 
     from fscache_core.file import File
     from fscache_core.hookspecs import DirectoryEntry, FileAttributes, Location, Wrapper
@@ -236,6 +236,92 @@ class FsCache:
         """List a directory; see `Volume.list_directory`."""
         volume = await self.open_volume(url)
         return await volume.list_directory(self.locate(url).path)
+
+    # -- changes, written through ----------------------------------------------------------
+
+    async def put_file(
+        self,
+        url: str,
+        source: bytes | bytearray | memoryview | AsyncIterable[bytes],
+        *,
+        replaces: File | None = None,
+    ) -> FileAttributes:
+        """Create or replace a whole file at the origin; it is cached too, if it is not too large.
+
+        Args:
+          source: the content, or chunks of it of any size.
+          replaces: an open file: fail if the origin has another version than that.
+
+        Returns:
+          What the origin has now.
+
+        Raises:
+          StaleError: ``replaces`` is not what is there.
+          OfflineError, UnsupportedError: changes are not possible (now, or with this adapter).
+          OriginError and its kinds: naming origin, file and cause.
+
+        Cancellation: may-be-partial; whether others can see a part is the origin's nature.  What is cached of
+        the file is not used again unasked.
+        """
+        volume, path = await self._find(url)
+        return await volume.changes.put_file(path, source, replaces=replaces)
+
+    async def write(
+        self, url: str, offset: int, data: bytes | bytearray | memoryview, *, replaces: File | None = None
+    ) -> FileAttributes:
+        """Write bytes into an existing file.  Raises as `put_file`; may be partial when it fails."""
+        volume, path = await self._find(url)
+        return await volume.changes.write(path, offset, data, replaces=replaces)
+
+    async def truncate(self, url: str, size: int, *, replaces: File | None = None) -> FileAttributes:
+        """Set the size of an existing file, bytes.  Raises as `put_file`."""
+        volume, path = await self._find(url)
+        return await volume.changes.truncate(path, size, replaces=replaces)
+
+    async def rename(self, url: str, new_url: str) -> None:
+        """Rename a file or directory, replacing a file of the new name.  Raises as `put_file`.
+
+        Raises:
+          CallerError: EXDEV, the two are not in one volume.
+        """
+        volume, path = await self._find(url)
+        other, new_path = await self._find(new_url)
+        if other is not volume:
+            raise CallerError(f"{new_url} is not in {volume.location.volume}", errno=errno.EXDEV)
+        await volume.changes.rename(path, new_path)
+
+    async def unlink(self, url: str) -> None:
+        """Remove a file or symbolic link.  Raises as `put_file`."""
+        volume, path = await self._find(url)
+        await volume.changes.unlink(path)
+
+    async def mkdir(self, url: str, mode: int = 0o777) -> None:
+        """Make a directory.  Raises as `put_file`."""
+        volume, path = await self._find(url)
+        await volume.changes.mkdir(path, mode)
+
+    async def rmdir(self, url: str) -> None:
+        """Remove an empty directory.  Raises as `put_file`."""
+        volume, path = await self._find(url)
+        await volume.changes.rmdir(path)
+
+    async def symlink(self, target: str, url: str) -> None:
+        """Make ``url`` a symbolic link to ``target``, which is not interpreted.  Raises as `put_file`."""
+        volume, path = await self._find(url)
+        await volume.changes.symlink(target, path)
+
+    async def chmod(self, url: str, mode: int) -> None:
+        """Set permission bits.  Raises as `put_file`."""
+        volume, path = await self._find(url)
+        await volume.changes.chmod(path, mode)
+
+    async def utimens(self, url: str, atime_ns: int, mtime_ns: int) -> None:
+        """Set access and modification time, nanoseconds since the epoch.  Raises as `put_file`."""
+        volume, path = await self._find(url)
+        await volume.changes.utimens(path, atime_ns, mtime_ns)
+
+    async def _find(self, url: str) -> tuple[Volume, str]:
+        return await self.open_volume(url), self.locate(url).path
 
     # -- the reference's netfs calls, for those who do without the file layer --------------
 

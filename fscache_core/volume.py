@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from fscache_core.change import Changes
 from fscache_core.coherency import Coherency, CoherencyMode
 from fscache_core.cookie import Cookie, CookieDefinition, acquire_cookie
 from fscache_core.domain import Domain, log
@@ -96,6 +97,7 @@ class Volume:
         self.closed = False
         self._busy: set[trio.CancelScope] = set()  # what uses the adapter, or the volume's cookie
         self._rested = trio.lowlevel.ParkingLot()  # woken when something of that ends
+        self.changes = Changes(self)
         self._absent: dict[str, float] = {}  # path -> trio time until which it is known not to exist
 
     def __repr__(self) -> str:
@@ -192,14 +194,15 @@ class Volume:
         if self.coherency.offline:
             raise OfflineError(f"{self.location.volume} {path}: offline, and listings are not cached")
         self.check_open()
-        with self._under_way():
+        with self.under_way():
             return await self.netfs.call("list_directory", self.netfs.list_directory, self.data, path)
-        raise self._closed_error()
+        raise self.closed_error()
 
     async def invalidate(self, path: str) -> None:
         """See to it that nothing cached of a file is used again.  Files that are open keep their version."""
         self._absent.pop(path, None)
         await self._retire(CookieType.DATA, self.netfs.get_key(self.netfs.name_file(self.data, path)))
+        self._outdated.discard(path)  # nothing is cached of it
 
     async def invalidate_below(self, prefix: str = "") -> int:
         """`invalidate` every file whose path begins with ``prefix``; returns how many were cached.
@@ -244,7 +247,7 @@ class Volume:
         cookie = acquire_cookie(self.domain, self.cookie, _BY_KEY, key)
         cookie.supersede()  # others may open, or retire, the same file meanwhile
         objects = list(cookie.objects)
-        with self._under_way() as scope:
+        with self.under_way() as scope:
             scope.shield = True
             await cookie.wait_lookup()
             await cookie.relinquish(retire=True)
@@ -288,7 +291,7 @@ class Volume:
                 log.warning("%s %s: served from the cache: %s", self.location.volume, path, error)
                 self.stats.stale_served += 1
                 return inode
-            return self._open_version(path, netfs_data, checked_at)
+            return self.open_version(path, netfs_data, checked_at)
         finally:
             if adopted is not None:
                 self.close_inode(adopted)
@@ -321,7 +324,7 @@ class Volume:
                 return False
 
     def close_inode(self, inode: Inode) -> None:
-        """Give back what `open_inode` returned.  The newest version of a file stays warm for a while."""
+        """Undo `open_inode` or `open_version`.  The newest version of a file stays warm for a while."""
         if self._inodes.release(inode):
             self.settle_inode(inode)
 
@@ -346,12 +349,21 @@ class Volume:
         if self._inodes.forget(inode):
             self._evict(inode)
 
+    def changed(self, path: str) -> None:
+        """Let the next open of a path ask the origin: it was changed there, or may have been."""
+        self._absent.pop(path, None)
+        inode = self._inodes.newest(path)
+        if inode is not None:
+            inode.become_stale()
+        else:
+            self._outdated.add(path)
+
     def check_open(self) -> None:
         """Raise `CallerError` after `close`."""
         if self.closed:
-            raise self._closed_error()
+            raise self.closed_error()
 
-    def _closed_error(self) -> CallerError:
+    def closed_error(self) -> CallerError:
         return CallerError(f"{self!r} is closed", errno=errno.EBADF)
 
     async def close(self, *, store: bool) -> None:
@@ -390,7 +402,7 @@ class Volume:
             )
 
     @contextmanager
-    def _under_way(self) -> Iterator[trio.CancelScope]:
+    def under_way(self) -> Iterator[trio.CancelScope]:
         """Around what `close` has to wait for; unless it is shielded, `close` cancels it."""
         with trio.CancelScope() as scope:
             self._busy.add(scope)
@@ -414,9 +426,9 @@ class Volume:
             del self._absent[path]
         self.stats.origin_checks += 1
         try:
-            with self._under_way():
+            with self.under_way():
                 return await self.netfs.call("look_up", self.netfs.look_up, self.data, path)
-            raise self._closed_error()
+            raise self.closed_error()
         except OriginNotFoundError:
             if self.coherency.negative_ttl_seconds:
                 self._absent.pop(path, None)
@@ -425,7 +437,7 @@ class Volume:
                     del self._absent[next(iter(self._absent))]  # the oldest
             raise
 
-    def _open_version(self, path: str, netfs_data: object, checked_at: float) -> Inode:
+    def open_version(self, path: str, netfs_data: object, checked_at: float) -> Inode:
         """The inode for what the origin just described: the one in use if it is that version."""
         self.check_open()
         self._outdated.discard(path)

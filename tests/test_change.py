@@ -1,0 +1,289 @@
+"""Changes made through the cache: at the origin first, then in the cache."""
+
+from __future__ import annotations
+
+import errno
+import os
+import random
+import stat
+from typing import TYPE_CHECKING
+
+import pytest
+import trio
+
+from fscache_core import (
+    CallerError,
+    Coherency,
+    OfflineError,
+    OriginError,
+    OriginNotFoundError,
+    StaleError,
+    UnsupportedError,
+    blocking,
+    open_fscache,
+)
+from fscache_core.testing.faulty import Fail, Faults, Hang
+from fscache_memory import MemoryBackend
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterator
+    from pathlib import Path
+
+    from fscache_core import FsCache
+    from fscache_core.testing.http_origin import CountingOrigin
+
+MIB = 1 << 20
+DATA = random.Random(3).randbytes(3 * MIB + 77)
+
+
+async def read_all(fscache: FsCache, url: str) -> bytes:
+    async with await fscache.open_file(url) as file:
+        return await file.read(0, file.size)
+
+
+def aged(path: Path) -> None:
+    """Let a file's time prove something: it is older than its resolution."""
+    os.utime(path, (1, 1))
+
+
+@pytest.fixture
+def url(tmp_path: Path) -> str:
+    return f"file://{tmp_path}/a"
+
+
+@pytest.mark.parametrize("coherency", ["always", "ttl=600", "immutable"])
+async def test_what_is_put_is_at_the_origin_and_is_what_the_next_open_reads(
+    tmp_path: Path, url: str, coherency: str
+) -> None:
+    (tmp_path / "a").write_bytes(b"old")
+    async with open_fscache(coherency=coherency) as fscache:
+        await fscache.add_cache("cachefiles", dir=str(tmp_path / "cache"))
+        async with await fscache.open_file(url) as before:
+            assert await before.read(0, 3) == b"old"
+            attributes = await fscache.put_file(url, DATA)
+            assert attributes.size == len(DATA)
+            assert (tmp_path / "a").read_bytes() == DATA
+            assert await read_all(fscache, url) == DATA
+            assert await before.read(0, 3) == b"old"  # an open file keeps its version
+
+
+async def test_what_is_put_need_not_be_fetched_to_be_read_back(tmp_path: Path, url: str) -> None:
+    for coherency in ("ttl=600", "immutable"):  # a file as young as this one proves nothing
+        async with open_fscache(coherency=coherency) as fscache:
+            await fscache.add_cache("cachefiles", dir=str(tmp_path / "cache"))
+            if coherency == "ttl=600":
+                await fscache.put_file(url, DATA)
+            assert await read_all(fscache, url) == DATA
+            (volume,) = fscache.volumes
+            assert volume.stats.bytes_from_origin == 0
+
+
+@pytest.mark.parametrize("n_pieces", [0, 1, 7, 40])
+async def test_a_stream_is_put_however_long_it_is(tmp_path: Path, url: str, n_pieces: int) -> None:
+    pieces = [random.Random(i).randbytes(MIB - 1) for i in range(n_pieces)]
+
+    async def stream() -> AsyncIterator[bytes]:
+        for piece in pieces:
+            yield piece
+
+    async with open_fscache(coherency="immutable") as fscache:
+        await fscache.add_cache(MemoryBackend())
+        await fscache.put_file(url, stream())
+        assert (tmp_path / "a").read_bytes() == b"".join(pieces)
+        assert await read_all(fscache, url) == b"".join(pieces)
+
+
+@pytest.mark.parametrize("coherency", ["always", "immutable"])
+async def test_after_a_write_in_place_nothing_old_is_read(tmp_path: Path, url: str, coherency: str) -> None:
+    (tmp_path / "a").write_bytes(DATA)
+    aged(tmp_path / "a")
+    expected = bytearray(DATA)
+    async with open_fscache(coherency=coherency) as fscache:
+        await fscache.add_cache("cachefiles", dir=str(tmp_path / "cache"))
+        assert await read_all(fscache, url) == DATA
+        expected[5000:5100] = bytes(100)
+        await fscache.write(url, 5000, bytes(100))
+        assert await read_all(fscache, url) == expected
+        await fscache.write(url, len(expected), b"more")
+        expected += b"more"
+        assert await read_all(fscache, url) == expected
+        assert (await fscache.truncate(url, 4097)).size == 4097
+        assert await read_all(fscache, url) == expected[:4097]
+    async with open_fscache(coherency=coherency) as fscache:
+        await fscache.add_cache("cachefiles", dir=str(tmp_path / "cache"))
+        assert await read_all(fscache, url) == expected[:4097]
+
+
+@pytest.mark.parametrize("coherency", ["always", "immutable"])
+async def test_names_that_change_take_nothing_cached_with_them(tmp_path: Path, coherency: str) -> None:
+    base = f"file://{tmp_path}"
+    async with open_fscache(coherency=coherency) as fscache:
+        await fscache.add_cache("cachefiles", dir=str(tmp_path / "cache"))
+        await fscache.mkdir(f"{base}/d")
+        await fscache.put_file(f"{base}/d/x", b"x")
+        await fscache.put_file(f"{base}/d/y", b"y")
+        assert await read_all(fscache, f"{base}/d/x") == b"x"
+        await fscache.rename(f"{base}/d/x", f"{base}/d/y")
+        assert await read_all(fscache, f"{base}/d/y") == b"x"
+        with pytest.raises(OriginNotFoundError):
+            await fscache.open_file(f"{base}/d/x")
+        await fscache.rename(f"{base}/d", f"{base}/e")
+        with pytest.raises(OriginNotFoundError):
+            await fscache.open_file(f"{base}/d/y")
+        assert await read_all(fscache, f"{base}/e/y") == b"x"
+        await fscache.unlink(f"{base}/e/y")
+        with pytest.raises(OriginNotFoundError):
+            await fscache.open_file(f"{base}/e/y")
+        await fscache.rmdir(f"{base}/e")
+    assert not (tmp_path / "d").exists()
+    assert not (tmp_path / "e").exists()
+
+
+async def test_attributes_that_change_are_seen_by_the_next_open(tmp_path: Path, url: str) -> None:
+    async with open_fscache(coherency="immutable") as fscache:
+        await fscache.add_cache(MemoryBackend())
+        await fscache.put_file(url, b"abc")
+        await fscache.chmod(url, 0o600)
+        await fscache.utimens(url, 5, 7_000_000_000)
+        async with await fscache.open_file(url) as file:
+            assert file.attributes.mtime_ns == 7_000_000_000
+        await fscache.symlink("a", url + "-link")
+        assert await read_all(fscache, url + "-link") == b"abc"
+    assert stat.S_IMODE((tmp_path / "a").stat().st_mode) == 0o600
+    assert os.readlink(tmp_path / "a-link") == "a"
+
+
+async def test_a_name_that_was_missing_is_found_once_it_is_put(tmp_path: Path, url: str) -> None:
+    async with open_fscache(coherency=Coherency(negative_ttl_seconds=3600)) as fscache:
+        with pytest.raises(OriginNotFoundError):
+            await fscache.open_file(url)
+        await fscache.put_file(url, b"now")
+        assert await read_all(fscache, url) == b"now"
+
+
+async def test_a_file_is_replaced_only_in_the_version_that_was_read(tmp_path: Path, url: str) -> None:
+    (tmp_path / "a").write_bytes(b"one")
+    aged(tmp_path / "a")
+    async with open_fscache() as fscache:
+        async with await fscache.open_file(url) as file:
+            (tmp_path / "b").write_bytes(b"somebody else's")
+            os.replace(tmp_path / "b", tmp_path / "a")
+            with pytest.raises(StaleError):
+                await fscache.put_file(url, b"two", replaces=file)
+        assert (tmp_path / "a").read_bytes() == b"somebody else's"
+        assert await read_all(fscache, url) == b"somebody else's"
+
+
+async def test_after_a_change_that_failed_half_way_the_origin_is_asked_again(
+    tmp_path: Path, url: str
+) -> None:
+    faults = Faults()
+    (tmp_path / "a").write_bytes(b"one")
+    async with open_fscache(coherency="immutable") as fscache:
+        await fscache.add_cache(MemoryBackend())
+        fscache.add_netfs("file", wrappers=[faults])
+        assert await read_all(fscache, url) == b"one"
+        # It was done, and nobody heard of it.
+        faults.arm("put_file", Fail(OriginError("connection lost"), after=True))
+        with pytest.raises(OriginError, match="connection lost"):
+            await fscache.put_file(url, b"two")
+        faults.disarm()
+        assert await read_all(fscache, url) == b"two"
+
+
+async def test_a_change_that_is_cancelled_leaves_the_file_readable(tmp_path: Path, url: str) -> None:
+    faults, hang = Faults(), Hang()
+    (tmp_path / "a").write_bytes(b"one")
+    async with open_fscache(coherency="immutable") as fscache:
+        await fscache.add_cache(MemoryBackend())
+        fscache.add_netfs("file", wrappers=[faults])
+        assert await read_all(fscache, url) == b"one"
+        faults.arm("put_file", hang)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(fscache.put_file, url, b"two")
+            await hang.wait_hit()
+            nursery.cancel_scope.cancel()
+        faults.disarm()
+        (tmp_path / "a").write_bytes(b"three")  # as a server may have done with half of it
+        assert await read_all(fscache, url) == b"three"
+        await fscache.put_file(url, b"four")  # its turn was given back
+        assert await read_all(fscache, url) == b"four"
+
+
+async def test_writers_of_one_file_go_one_after_the_other(tmp_path: Path, url: str) -> None:
+    contents = [bytes([i]) * MIB for i in range(8)]
+    async with open_fscache(coherency="immutable") as fscache:
+        await fscache.add_cache("cachefiles", dir=str(tmp_path / "cache"))
+        async with trio.open_nursery() as nursery:
+            for content in contents:
+                nursery.start_soon(fscache.put_file, url, content)
+        assert await read_all(fscache, url) == (tmp_path / "a").read_bytes()
+        assert (tmp_path / "a").read_bytes() in contents
+
+
+async def test_while_the_cache_is_closed_a_change_under_way_ends_with_one_clear_error(
+    tmp_path: Path, url: str
+) -> None:
+    faults, hang = Faults(), Hang()
+    async with trio.open_nursery() as nursery:
+
+        async def put(fscache: FsCache) -> None:
+            with pytest.raises(CallerError, match="closed"):
+                await fscache.put_file(url, b"two")
+
+        async with open_fscache() as fscache:
+            fscache.add_netfs("file", wrappers=[faults])
+            faults.arm("put_file", hang)
+            nursery.start_soon(put, fscache)
+            await hang.wait_hit()
+
+
+async def test_what_cannot_be_changed_says_so(
+    tmp_path: Path, url: str, fscache_http_origin: CountingOrigin
+) -> None:
+    (tmp_path / "a").write_bytes(b"one")
+    async with open_fscache(offline=True) as fscache:
+        with pytest.raises(OfflineError):
+            await fscache.put_file(url, b"two")
+        with pytest.raises(OfflineError):
+            await fscache.unlink(url)
+    async with open_fscache() as fscache:
+        fscache_http_origin.put("a", b"one")
+        with pytest.raises(UnsupportedError):
+            await fscache.put_file(fscache_http_origin.url("a"), b"two")
+        with pytest.raises(CallerError) as caught:
+            await fscache.rename(url, fscache_http_origin.url("b"))
+        assert caught.value.errno == errno.EXDEV
+        with pytest.raises(CallerError):
+            await fscache.write(url, -1, b"x")
+        with pytest.raises(CallerError):
+            await fscache.truncate(url, -1)
+        with pytest.raises(OriginNotFoundError):
+            await fscache.write(url + "-nothere", 0, b"x")
+    assert (tmp_path / "a").read_bytes() == b"one"
+
+
+def test_the_same_for_code_that_is_not_async(tmp_path: Path, url: str) -> None:
+    def chunks() -> Iterator[bytes]:
+        yield b"one "
+        yield b"two"
+
+    with blocking.open_fscache() as fscache:
+        fscache.add_cache("memory")
+        fscache.put_file(url, chunks())
+        with fscache.open_file(url) as file:
+            assert file.read() == b"one two"
+            fscache.put_file(url, b"three", replaces=file)
+        fscache.write(url, 0, b"T")
+        fscache.truncate(url, 3)
+        fscache.chmod(url, 0o640)
+        fscache.utimens(url, 0, 10**9)
+        fscache.mkdir(url + "-d")
+        fscache.rename(url, url + "-d/b")
+        fscache.symlink("b", url + "-d/link")
+        with fscache.open_file(url + "-d/link") as file:
+            assert file.read() == b"Thr"
+        fscache.unlink(url + "-d/link")
+        fscache.unlink(url + "-d/b")
+        fscache.rmdir(url + "-d")
+    assert list(tmp_path.iterdir()) == []
