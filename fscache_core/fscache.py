@@ -250,7 +250,8 @@ class FsCache:
 
         Args:
           source: the content, or chunks of it of any size.
-          replaces: an open file: fail if the origin has another version than that.
+          replaces: an open file: fail if the origin has another version than that, as far as the adapter's
+            evidence tells (`FileAttributes.strength`).
 
         Returns:
           What the origin has now.
