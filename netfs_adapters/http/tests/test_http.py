@@ -30,7 +30,7 @@ from fscache_core.testing.interruption import cancelled_after
 from netfs_http import HttpNetfs
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterator
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
     from pathlib import Path
 
     from netfs_adapters.http.tests.conftest import Request, ScriptedOrigin
@@ -632,6 +632,47 @@ async def test_a_look_up_cancelled_at_any_step_gives_its_connection_back(origin:
         if not cancelled:
             break
     assert n_steps > 3
+
+
+async def test_who_are_cancelled_while_they_wait_for_a_connection_do_not_use_it_up(
+    origin: CountingOrigin,
+) -> None:
+    """The pool of httpx loses a connection that it assigns to a request which is being cancelled."""
+    netfs = quick(connections=1, deadline_seconds=40)
+    async with opened(netfs, origin.url("a.bin")) as (volume, path):
+        file = await netfs.look_up(volume, path)
+        for n_rounds in range(40):
+            stall = Stall(after=len(DATA) - 10)
+            origin.fault("a.bin", Fault(stall=stall))
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(read, netfs, file)
+                await trio.to_thread.run_sync(stall.wait_reached)
+                waiting = await nursery.start(_cancellable, partial(netfs.look_up, volume, path))
+                await trio.testing.wait_all_tasks_blocked()
+                stall.release()
+                for _ in range(n_rounds % 20):  # the one who has it comes some steps further
+                    await trio.lowlevel.checkpoint()
+                waiting.cancel()
+        assert netfs.get_attr(await netfs.look_up(volume, path)).size == len(DATA)
+        assert origin.n_connections <= 2 * 40
+
+
+async def _cancellable(
+    function: Callable[[], Awaitable[object]], task_status: trio.TaskStatus[trio.CancelScope]
+) -> None:
+    with trio.CancelScope() as scope:
+        task_status.started(scope)
+        await function()
+
+
+async def test_to_wait_for_a_connection_is_not_the_silence_of_the_origin(origin: CountingOrigin) -> None:
+    netfs = quick(connections=1, deadline_seconds=1, timeout_seconds=30)
+    async with opened(netfs, origin.url("a.bin")) as (volume, path):
+        file = await netfs.look_up(volume, path)
+        origin.rate = 400_000  # 2.6 s for one file
+        async with trio.open_nursery() as nursery:
+            for _ in range(2):
+                nursery.start_soon(read, netfs, file)
 
 
 # -- answers that no proper server gives -------------------------------------------------

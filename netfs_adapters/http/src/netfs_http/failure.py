@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -52,6 +53,15 @@ class Patience:
     def progressed(self) -> None:
         """Note that bytes came: the deadline moves."""
         self.scope.deadline = trio.current_time() + self.deadline_seconds
+
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """While in the block nothing is asked of the origin, so its silence means nothing."""
+        self.scope.deadline = math.inf
+        try:
+            yield
+        finally:
+            self.progressed()
 
     async def wait(self, failure: Failure) -> None:
         """Wait before the next attempt, or raise ``failure`` if there is to be none."""

@@ -191,7 +191,7 @@ class HttpNetfs:
                                 offset + start,
                                 buffer[start:],
                                 landed,
-                                patient.progressed,
+                                patient,
                             )
                         except Failure as failure:
                             await patient.wait(failure)

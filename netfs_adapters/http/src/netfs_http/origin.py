@@ -22,7 +22,7 @@ from netfs_http.url import host_and_port, redacted
 from netfs_http.version import Version
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import AsyncIterator, Callable, Mapping
     from contextlib import AbstractAsyncContextManager
 
     from netfs_http.settings import Settings
@@ -63,6 +63,7 @@ class Origin:
         self._parked: dict[str, _Parked] = {}  # by path, oldest first
         self._max_parked = min(_MAX_PARKED, settings.connections - 1)
         self._turns: WeakValueDictionary[str, Turns] = WeakValueDictionary()
+        self._free = trio.Semaphore(settings.connections)
         direct = {f"all://{host}": None for host in ("localhost", "127.0.0.1", "[::1]")}
         self._client = httpx.AsyncClient(
             headers={"Accept-Encoding": "identity", "User-Agent": settings.user_agent},
@@ -70,9 +71,9 @@ class Origin:
             timeout=httpx.Timeout(
                 settings.timeout_seconds, connect=settings.connect_timeout_seconds, pool=None
             ),
-            limits=httpx.Limits(
-                max_connections=settings.connections, max_keepalive_connections=settings.connections
-            ),
+            # How many there are at once is counted here: a connection assigned to a request that waits and is
+            # being cancelled is lost for ever (encode/httpcore issue 1093), so none may wait there.
+            limits=httpx.Limits(max_connections=None, max_keepalive_connections=settings.connections),
             trust_env=settings.trust_env,
             mounts=direct,  # a proxy's loopback is not ours
         )
@@ -84,14 +85,16 @@ class Origin:
 
     # -- asking --------------------------------------------------------------------------
 
-    async def _ask(self, method: str, path: str, headers: Mapping[str, str]) -> httpx.Response:
+    async def _ask(
+        self, method: str, path: str, headers: Mapping[str, str], patient: Patience
+    ) -> httpx.Response:
         """Ask for ``path`` and follow redirections; whoever gets the answer closes it.  Raises `Failure`."""
         try:
             request = self._client.build_request(
                 method, self._url + path, headers={**self._headers, **headers}
             )
             for _ in range(_MAX_REDIRECTS + 1):
-                response = await self._client.send(request, stream=True)
+                response = await self._send(request, patient)
                 if response.next_request is None:
                     return response
                 await _dispose(response)
@@ -99,6 +102,19 @@ class Origin:
         except Exception as error:
             raise failure_of(error) from error
         raise Failure(OriginError, f"more than {_MAX_REDIRECTS} redirections")
+
+    async def _send(self, request: httpx.Request, patient: Patience) -> httpx.Response:
+        """Send one request, when there may be one more; it counts until the answer is closed."""
+        with patient.waiting():
+            await self._free.acquire()
+        try:
+            response = await self._client.send(request, stream=True)
+        except BaseException:
+            self._free.release()
+            raise
+        assert isinstance(response.stream, httpx.AsyncByteStream)
+        response.stream = _Releasing(response.stream, self._free)
+        return response
 
     def _redirected(self, request: httpx.Request, following: httpx.Request) -> httpx.Request:
         """Refuse to leave TLS, and take credentials along only to hosts that they are for."""
@@ -120,15 +136,15 @@ class Origin:
         """The version that is there now, and whether ranges of it can be asked for; None if that is open."""
         while True:
             try:
-                return await self._look_up(path)
+                return await self._look_up(path, patience)
             except Failure as failure:
                 if failure.connecting:
                     raise  # whoever waits to be told that the origin is away wants it told now
                 await patience.wait(failure)
 
-    async def _look_up(self, path: str) -> tuple[Version, bool | None]:
+    async def _look_up(self, path: str, patient: Patience) -> tuple[Version, bool | None]:
         if self._head_works:
-            response = await self._ask("HEAD", path, _FRESH)
+            response = await self._ask("HEAD", path, _FRESH, patient)
             await _dispose(response)
             size = content_length(response)
             # Some frameworks say 0 whatever a GET would bring, so an empty file is looked at twice.
@@ -138,7 +154,7 @@ class Origin:
                 self._head_works = False
             elif response.status_code not in (200, 400, 403):  # a URL signed for GET refuses HEAD with 403
                 raise refusal(response)
-        response = await self._ask("GET", path, {"Range": "bytes=0-0", **_FRESH})
+        response = await self._ask("GET", path, {"Range": "bytes=0-0", **_FRESH}, patient)
         await _dispose(response)
         if response.status_code == 200:
             size = content_length(response)
@@ -181,7 +197,7 @@ class Origin:
         offset: int,
         view: memoryview,
         landed: Callable[[int], None],
-        progressed: Callable[[], None],
+        patient: Patience,
     ) -> int:
         """Make one attempt to fill ``view``; returns how far it came.  Raises `Failure`.
 
@@ -189,10 +205,11 @@ class Origin:
         """
         parked = await self._unparked(path, version, offset)
         if parked is None:
-            body, skipped = await self._asked(path, version, offset, len(view)), Skipped(_KEPT_SIZE)
+            body = await self._asked(path, version, offset, len(view), patient)
+            skipped = Skipped(_KEPT_SIZE)
         else:
             body, skipped = parked.body, parked.skipped
-        body.progressed = progressed
+        body.progressed = patient.progressed
         try:
             if offset in skipped:
                 view = view[: skipped.take_into(view, offset)]
@@ -215,9 +232,9 @@ class Origin:
             raise
         return len(view)
 
-    async def _asked(self, path: str, version: Version, offset: int, size: int) -> Body:
+    async def _asked(self, path: str, version: Version, offset: int, size: int, patient: Patience) -> Body:
         headers = {"Range": f"bytes={offset}-{offset + size - 1}", **version.preconditions}
-        response = await self._ask("GET", path, headers)
+        response = await self._ask("GET", path, headers, patient)
         try:
             body = Body.of(response, version, offset, size)
         except Failure:
@@ -265,6 +282,25 @@ class Origin:
             await body.aclose()
 
 
+class _Releasing(httpx.AsyncByteStream):
+    """The body of an answer; a place is free again when it is closed."""
+
+    def __init__(self, stream: httpx.AsyncByteStream, places: trio.Semaphore) -> None:
+        self._stream = stream
+        self._places: trio.Semaphore | None = places
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return aiter(self._stream)
+
+    async def aclose(self) -> None:
+        try:
+            await self._stream.aclose()
+        finally:
+            places, self._places = self._places, None
+            if places is not None:
+                places.release()
+
+
 def _is_empty(response: httpx.Response) -> bool:
     return content_range(response) == (0, 0, 0)
 
@@ -278,6 +314,9 @@ async def _dispose(response: httpx.Response) -> None:
                 pass
         except Exception as error:
             raise failure_of(error) from error
+        finally:
+            with trio.CancelScope(shield=True):
+                await response.aclose()
     else:
         await response.aclose()
 
