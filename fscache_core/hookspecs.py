@@ -600,7 +600,7 @@ class CacheSpec:
         """
 
     @_cache_spec(firstresult=True)
-    async def lock_pages(self, obj: CacheObject, first: int, n_pages: int) -> LockOutcome:
+    async def lock_pages(self, obj: CacheObject, first: int, n_pages: int, seconds: float) -> LockOutcome:
         """Take the fill lock of a range, so that only one process fetches it.
 
         Optional.  Kernel: none (the page lock of a shared page cache).  Default: ``LOCKED``; core
@@ -609,10 +609,13 @@ class CacheSpec:
         Called: before pages are fetched from the origin.  Ranges that one process holds never overlap.
             Advisory: `write_page` works without it.
 
+        Args:
+          seconds: how long to wait at most while another process holds some of it.
+
         Returns:
           ``LOCKED``: held until `unlock_pages`, or until the process dies.  ``CHANGED``: another
           process holds some of it; returned when pages of the range have arrived or the lock may be
-          free, and at the latest after a second.
+          free, and at the latest after ``seconds``.
 
         Cancellation: all-or-nothing.  Not held after ``Cancelled``.
         """

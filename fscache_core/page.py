@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from fscache_core.cookie import Cookie
     from fscache_core.object import CacheObject
 
+#: How long one call of a backend's ``lock_pages`` may wait, at most: then it is time to look again.
+LOCK_SECONDS = 1.0
+
 #: ``end_io(first, n_pages, error)``: these pages were read (error None), or must not be trusted.
 EndIo = Callable[[int, int, BaseException | None], None]
 
@@ -452,6 +455,7 @@ async def lock_pages(
       possible.  None never means that the caller must not fetch what is missing.
     """
     seconds = cookie.domain.limits.hook_seconds
+    wait_seconds = min(LOCK_SECONDS, seconds / 2)  # a hook that waits as long as it may has not hung
     give_up_at = trio.current_time() + seconds
     n_missing = n_pages
     while True:
@@ -465,7 +469,9 @@ async def lock_pages(
             if not obj.active:
                 return None
             hook = obj.cache.backend.lock_pages
-            outcome = await call_backend(obj.cache, None, LockOutcome, hook, obj, first, n_pages)
+            outcome = await call_backend(
+                obj.cache, None, LockOutcome, hook, obj, first, n_pages, wait_seconds
+            )
         except FscacheError as error:
             obj.hook_failed(error)
             return None

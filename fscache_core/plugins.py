@@ -366,7 +366,9 @@ class BackendFacade:
         self.write_page: Callable[[Storage, Folio], Awaitable[WriteOutcome]] = get("write_page")
         self.uncache_page: Callable[[CacheObject, int, int], Awaitable[None]] | None = get("uncache_page")
         self.read_resident: Callable[[CacheObject, int, memoryview], int] | None = get("read_resident")
-        self.lock_pages: Callable[[CacheObject, int, int], Awaitable[LockOutcome]] | None = get("lock_pages")
+        self.lock_pages: Callable[[CacheObject, int, int, float], Awaitable[LockOutcome]] | None = get(
+            "lock_pages"
+        )
         self.unlock_pages: Callable[[CacheObject, int, int], None] | None = get("unlock_pages")
         self.resident_pages: Callable[[CacheObject], Awaitable[list[tuple[int, int]]]] | None = get(
             "resident_pages"

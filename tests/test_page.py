@@ -584,10 +584,10 @@ class Locking(MemoryBackend):
         self.held: list[tuple[int, int]] = []
 
     @cache_hook
-    async def lock_pages(self, obj: CacheObject, first: int, n_pages: int) -> LockOutcome:
+    async def lock_pages(self, obj: CacheObject, first: int, n_pages: int, seconds: float) -> LockOutcome:
         if self.n_refusals > 0:
             self.n_refusals -= 1
-            await trio.sleep(1)
+            await trio.sleep(seconds)
             return LockOutcome.CHANGED
         self.held.append((first, n_pages))
         return LockOutcome.LOCKED
@@ -631,6 +631,17 @@ async def test_a_fill_lock_that_is_never_free_does_not_keep_anybody_from_fetchin
         assert await page.lock_pages(cookie, 2, 5, yes) is None
         assert trio.current_time() - started <= session.domain.limits.hook_seconds + 1
     assert "locked elsewhere" in caplog.text
+
+
+@pytest.mark.parametrize("hook_seconds", [0.01, 1.0, 60.0])
+async def test_a_fill_lock_may_be_waited_for_as_long_as_a_hook_may_take(
+    hook_seconds: float, autojump_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with open_session(Locking(float("inf")), limits=Limits(hook_seconds=hook_seconds)) as session:
+        cookie = await session.file(size=SIZE)
+        assert await page.lock_pages(cookie, 2, 5, yes) is None
+        assert session.object(cookie).active, "a backend that only waits has not hung"
+    assert "did not return" not in caplog.text
 
 
 async def test_a_backend_that_fails_to_lock_or_unlock_keeps_nobody_from_fetching(

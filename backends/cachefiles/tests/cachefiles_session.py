@@ -154,7 +154,7 @@ class Session:
             n_pages = page_count(file.size) - first
         obj = cookie.object
         while obj is not None and n_pages:
-            outcome = await self.backend.lock_pages(obj, first, n_pages)
+            outcome = await self.backend.lock_pages(obj, first, n_pages, 1.0)
             if outcome is LockOutcome.LOCKED:
                 break
         try:

@@ -13,7 +13,7 @@ async def main(cache: str) -> None:
     async with bound(cache) as session:
         for size in (5000, 400_000):
             cookie = await session.open(Netfile(f"file{size}", size))
-            await session.backend.lock_pages(cookie.object, 0, 1)
+            await session.backend.lock_pages(cookie.object, 0, 1, 1.0)
         print("locked", flush=True)
         await trio.sleep_forever()
 

@@ -16,7 +16,7 @@ from cachefiles_session import Netfile, bound  # type: ignore[import-not-found]
 
 from fscache_core import page
 from fscache_core.folio import PAGE_SIZE, Folio, page_count
-from fscache_core.outcome import AuxOutcome
+from fscache_core.outcome import AuxOutcome, LockOutcome
 
 SIZES = [5000, 65_536, 400_000]
 
@@ -193,6 +193,37 @@ async def test_a_filler_that_is_killed_leaves_the_lock_to_the_next(tmp_path: Pat
             assert await session.read(cookie) == cookie.netfs_data.content
     await process.wait()
     await process.stdout.aclose()
+
+
+@pytest.mark.parametrize("size", [5000, 400_000])
+async def test_a_fill_lock_is_waited_for_as_long_as_core_says(
+    tmp_path: Path, size: int, mock_clock: trio.testing.MockClock
+) -> None:
+    """On a clock that stands still: one who waits for any longer than that would wait for ever."""
+    async with bound(tmp_path) as one, bound(tmp_path) as two:
+        mine, yours = await one.open(Netfile("file", size)), await two.open(Netfile("file", size))
+        await one.fill(mine, 1, 1)
+        await two.fill(yours, 1, 1)
+        assert mine.object is not None
+        assert await one.backend.lock_pages(mine.object, 0, 1, 1.0) is LockOutcome.LOCKED
+        outcomes: list[LockOutcome] = []
+
+        async def lock(seconds: float) -> None:
+            assert yours.object is not None
+            outcomes.append(await two.backend.lock_pages(yours.object, 0, 1, seconds))
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(lock, 0.0)
+            for _ in range(100):
+                await trio.lowlevel.checkpoint()
+            assert outcomes == [LockOutcome.CHANGED]
+            nursery.start_soon(lock, 5.0)
+            for seconds in (0.0, 4.0):
+                mock_clock.jump(seconds)
+                await trio.testing.wait_all_tasks_blocked(0.01)
+                assert outcomes == [LockOutcome.CHANGED]
+            mock_clock.jump(2.0)
+        assert outcomes == [LockOutcome.CHANGED] * 2
 
 
 async def test_files_of_one_name_below_different_volumes_are_different(tmp_path: Path) -> None:

@@ -71,7 +71,6 @@ Ts = TypeVarTuple("Ts")
 #: Bytes read per thread hop: others get their turn in between.
 _READ_SIZE = 4 << 20
 _SMALL_LOCK_SIZE = 16  # one byte per page of a small object
-_LOCK_WAIT_SECONDS = 1.0
 _STALE_TRIES = 8
 _TELL_SECONDS = 0.05  # between two reports of progress: each is a round to the trio thread
 
@@ -501,7 +500,7 @@ class CachefilesBackend:
     # -- fill locks ----------------------------------------------------------------------
 
     @cache_hook
-    async def lock_pages(self, obj: "CacheObject", first: int, n_pages: int) -> LockOutcome:
+    async def lock_pages(self, obj: "CacheObject", first: int, n_pages: int, seconds: float) -> LockOutcome:
         """Large objects are locked page by page on their map, small ones as a whole on the ledger."""
         obj = _own(obj)
         if obj.place is None:  # dropped, or never found its parent: nothing will be stored
@@ -512,10 +511,10 @@ class CachefilesBackend:
                 await self._in_thread(work.ensure_backing, obj)
             backing = obj.backing
             present = 0 if backing is None else backing.count_present(first, n_pages)
-            deadline = trio.current_time() + _LOCK_WAIT_SECONDS
+            deadline = trio.current_time() + seconds
             pause = 0.001
             while not self._try_lock(obj, backing, first, n_pages):
-                if trio.current_time() > deadline:
+                if trio.current_time() >= deadline:
                     return LockOutcome.CHANGED
                 await trio.sleep(pause)
                 pause = min(pause * 2, 0.02)
