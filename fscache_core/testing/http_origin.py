@@ -28,7 +28,7 @@ from dataclasses import dataclass, field
 from email.utils import formatdate, parsedate_to_datetime
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Self
+from typing import TYPE_CHECKING, Literal, Protocol, Self
 from urllib.parse import quote, unquote, urlsplit
 
 from fscache_core.testing.workspace import LOOPBACK, free_port
@@ -71,7 +71,9 @@ class Fault:
     """What to do wrong in one response.  Lengths are body bytes."""
 
     status: int | None = None
-    """Answer with this status and an empty body."""
+    """Answer with this status, and `body`."""
+    body: bytes = b""
+    """Sent with `status`."""
     reset_after: int | None = None
     """Reset the connection after this many bytes (0: after the headers)."""
     short_by: int = 0
@@ -106,6 +108,13 @@ class Exchange:
     body_bytes: int = 0
 
 
+class Content(Protocol):
+    """What bodies are made of."""
+
+    def blocks(self, first: int, length: int) -> Iterator[memoryview | bytes]:
+        """The bytes from ``first`` on, in order, at most `BLOCK_SIZE` at a time."""
+
+
 @dataclass(frozen=True, slots=True)
 class _Version:
     data: bytes | Path
@@ -133,7 +142,7 @@ class _Faults:
 
 
 @dataclass(slots=True)
-class _Connection:
+class Connection:
     socket: socket.socket
     thread: threading.Thread
     aborted: threading.Event = field(default_factory=threading.Event)
@@ -154,7 +163,7 @@ class _State:
     versions: dict[str, _Version] = field(default_factory=dict)
     faults: dict[str, _Faults] = field(default_factory=dict)
     exchanges: list[Exchange] = field(default_factory=list)
-    connections: list[_Connection] = field(default_factory=list)
+    connections: list[Connection] = field(default_factory=list)
     n_connections: int = 0
     rate_free_at: float = 0.0
 
@@ -345,7 +354,7 @@ class CountingOrigin:
                     return
                 continue  # the client went away between connecting and being accepted
             client.settimeout(3600)  # so that Python waits in poll(), which a reset from another thread ends
-            connection = _Connection(client, threading.current_thread())
+            connection = Connection(client, threading.current_thread())
             connection.thread = threading.Thread(
                 target=self._serve, args=(connection,), name="fscache-http-connection"
             )
@@ -354,14 +363,17 @@ class CountingOrigin:
                 self._state.n_connections += 1
             connection.thread.start()
 
-    def _serve(self, connection: _Connection) -> None:
+    def _serve(self, connection: Connection) -> None:
         try:
             with suppress(OSError):  # the client, a fault or stop() ended the connection
-                _Conversation(self, connection)
+                self._converse(connection)
         finally:
             with self._lock:  # also against a reset that uses the descriptor
                 self._state.connections.remove(connection)
                 connection.socket.close()
+
+    def _converse(self, connection: Connection) -> None:
+        Conversation(self, connection)
 
     def _record(self, exchange: Exchange) -> Fault:
         """Enter a request into the books; returns what to do wrong in its response."""
@@ -384,7 +396,7 @@ class CountingOrigin:
             return self._state.rate_free_at - now
 
 
-class _Conversation(BaseHTTPRequestHandler):
+class Conversation(BaseHTTPRequestHandler):
     """All requests of one connection, in order; the constructor returns when it ends."""
 
     protocol_version = "HTTP/1.1"
@@ -392,7 +404,7 @@ class _Conversation(BaseHTTPRequestHandler):
     server_version = "fscache-test"
     sys_version = ""
 
-    def __init__(self, origin: CountingOrigin, connection: _Connection) -> None:
+    def __init__(self, origin: CountingOrigin, connection: Connection) -> None:
         self._origin = origin
         self._connection = connection
         # The server argument is only kept for the use of subclasses, and we are the only one.
@@ -412,17 +424,21 @@ class _Conversation(BaseHTTPRequestHandler):
             raise ConnectionAbortedError("reset while it waited")
 
     def _answer(self) -> None:
-        origin = self._origin
         path = unquote(urlsplit(self.path).path).lstrip("/")
         headers = {name.lower(): value for name, value in self.headers.items()}
         exchange = Exchange(self.command, path, headers, _parse_range(headers.get("range")))
-        fault = origin._record(exchange)
-        self._pause(origin.latency_seconds)
-        version = origin._version(path)
+        fault = self._origin._record(exchange)
+        self._pause(self._origin.latency_seconds)
         if fault.status is not None:
-            self._send(exchange, fault.status, {})
-        elif version is None:
-            self._send(exchange, 404, {})
+            self.send(exchange, fault.status, {}, _Version(fault.body, 0, "", 0), 0, len(fault.body))
+        else:
+            self.respond(exchange, fault)
+
+    def respond(self, exchange: Exchange, fault: Fault) -> None:
+        """Answer with what there is."""
+        version = self._origin._version(exchange.path)
+        if version is None:
+            self.send(exchange, 404, {})
         else:
             self._answer_version(exchange, version, fault)
 
@@ -440,7 +456,7 @@ class _Conversation(BaseHTTPRequestHandler):
 
         refused = _precondition(exchange.headers, etag, modified)
         if refused is not None:
-            self._send(exchange, refused, offered)
+            self.send(exchange, refused, offered)
             return
         first, length = 0, version.size
         ranged = (
@@ -455,22 +471,23 @@ class _Conversation(BaseHTTPRequestHandler):
                 first, last = max(0, version.size + first), None
             length = min(version.size, version.size if last is None else last + 1) - first
             if length <= 0:
-                self._send(exchange, 416, {**offered, "Content-Range": f"bytes */{version.size}"})
+                self.send(exchange, 416, {**offered, "Content-Range": f"bytes */{version.size}"})
                 return
             stated = f"bytes {first}-{first + length - 1}/{version.size}"
             offered["Content-Range"] = stated if fault.content_range is None else fault.content_range
-        self._send(exchange, 206 if ranged else 200, offered, version, first, length, fault)
+        self.send(exchange, 206 if ranged else 200, offered, version, first, length, fault)
 
-    def _send(
+    def send(
         self,
         exchange: Exchange,
         status: int,
         headers: Mapping[str, str],
-        version: _Version | None = None,
+        content: Content | None = None,
         first: int = 0,
         length: int = 0,
         fault: Fault = _FAULTLESS,
     ) -> None:
+        """Send an answer with ``length`` bytes of the content, and do wrong what the fault says of bodies."""
         exchange.status = status
         self.send_response(status)
         for name, value in headers.items():
@@ -478,12 +495,12 @@ class _Conversation(BaseHTTPRequestHandler):
         if status not in (204, 304):
             self.send_header("Content-Length", str(max(0, length - fault.truncated_by) + fault.extra))
         self.end_headers()
-        if version is None or exchange.method == "HEAD":
+        if content is None or exchange.method == "HEAD":
             return
         length = max(0, length - fault.short_by - fault.truncated_by)
         stall_after = None if fault.stall is None else fault.stall.after
         stops = sorted({stop for stop in (fault.reset_after, stall_after) if stop is not None})
-        body = itertools.chain(version.blocks(first, length), [b"\xee" * fault.extra] if fault.extra else [])
+        body = itertools.chain(content.blocks(first, length), [b"\xee" * fault.extra] if fault.extra else [])
         sent = 0
         for block in body:
             rest = memoryview(block)
