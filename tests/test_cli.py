@@ -1440,6 +1440,23 @@ def test_cat_goes_on_without_a_cache_that_cannot_be_used(
     assert list(directory.iterdir()) == []
 
 
+def test_a_directory_of_other_files_is_not_made_a_cache(
+    shell: Shell, origin: CountingOrigin, tmp_path: Path
+) -> None:
+    directory = tmp_path / "project"
+    directory.mkdir(mode=0o700)
+    (directory / "notes.txt").write_text("mine")
+    cache = f"cachefiles:dir={directory}"
+    done = shell.run("cat", "--cache", cache, origin.url("a.bin"))
+    assert (done.returncode, done.stdout) == (0, CONTENT)
+    assert done.stderr.count(b"\n") == 1
+    assert b"reading from the origin" in done.stderr
+    assert "not empty" in shell.complaint(ExitStatus.CACHE_UNUSABLE, "stats", "--cache", cache)
+    assert [path.name for path in directory.iterdir()] == ["notes.txt"]
+    assert shell.run("cat", "--cache", f"{cache},force=true", origin.url("a.bin")).stderr == b""
+    assert (directory / "cache").is_dir()
+
+
 def test_a_home_directory_that_does_not_exist_is_not_made(
     shell: Shell, origin: CountingOrigin, tmp_path: Path
 ) -> None:

@@ -6,6 +6,8 @@ import errno
 import os
 import stat
 import subprocess
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import pytest
@@ -90,6 +92,57 @@ def test_files_of_these_names_that_no_cache_made_are_left_alone(tmp_path: Path, 
     assert refused(tmp_path).errno == errno.EEXIST
     assert (tmp_path / name).read_text() == "mine"
     assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+@pytest.mark.parametrize("name", ["notes.txt", ".git", "Cache", "cache~"])
+def test_a_directory_with_other_files_in_it_is_refused_unless_forced(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).mkdir()
+    error = refused(tmp_path)
+    assert error.errno == errno.ENOTEMPTY
+    assert name in str(error)
+    assert "force=true" in str(error)
+    open_root(tmp_path, force=True).close()
+    open_root(tmp_path).close()  # it is a cache now
+
+
+def test_an_empty_cache_directory_among_other_files_makes_no_cache(tmp_path: Path) -> None:
+    (tmp_path / "cache").mkdir()
+    (tmp_path / "notes.txt").write_text("mine")
+    assert refused(tmp_path).errno == errno.ENOTEMPTY
+
+
+def test_a_cache_stays_one_whatever_is_put_beside_it(tmp_path: Path) -> None:
+    open_root(tmp_path).close()
+    (tmp_path / "notes.txt").write_text("mine")
+    open_root(tmp_path).close()
+
+
+def test_the_root_of_a_new_filesystem_can_be_a_cache(tmp_path: Path) -> None:
+    (tmp_path / "lost+found").mkdir(mode=0o700)
+    open_root(tmp_path).close()
+
+
+@pytest.mark.parametrize("made", [(), ("cache",), ("cache", "graveyard"), ("cache", "graveyard", "ledger")])
+def test_a_directory_that_another_process_is_just_making_a_cache_is_used(
+    tmp_path: Path, made: tuple[str, ...]
+) -> None:
+    for name in made:
+        (tmp_path / name).touch() if name == "ledger" else (tmp_path / name).mkdir(mode=0o700)
+    open_root(tmp_path).close()
+
+
+def test_one_new_directory_is_bound_by_many_threads_at_once(tmp_path: Path) -> None:
+    with ThreadPoolExecutor(8) as threads:
+        for round_ in range(50):
+            directory = tmp_path / str(round_)
+            barrier = threading.Barrier(8)
+
+            def bind(directory: Path = directory, barrier: threading.Barrier = barrier) -> None:
+                barrier.wait()
+                open_root(directory).close()
+
+            for bound_ in [threads.submit(bind) for _ in range(8)]:
+                bound_.result()
 
 
 def test_a_cache_whose_cache_directory_is_gone_is_made_again(tmp_path: Path) -> None:

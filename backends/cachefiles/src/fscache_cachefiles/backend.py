@@ -93,7 +93,7 @@ class CachefilesBackend:
         written as ``500M`` or ``20G``.
       max_open: descriptors that objects may hold; half of what the process may have if not given.  A small
         object takes 1, a larger one 3; one that would be too many is read from the origin.
-      force: use a directory on a network filesystem.
+      force: use a directory on a network filesystem, or one with files of somebody else in it.
       sync: flush the filesystem when the cache is withdrawn.  Nothing needs it: a crash costs cached
         data, never wrong data.
       secctx: SELinux label for new files, where SELinux is on.

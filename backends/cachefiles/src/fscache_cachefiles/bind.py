@@ -1,7 +1,7 @@
 """The cache directory itself: what is checked before it is used, and the descriptors held on it.
 
-Below the directory lie ``cache/`` (the master index), ``graveyard/`` and ``ledger``.  Everything
-else is opened relative to their descriptors.
+Below the directory lie ``cache/`` (the master index), ``graveyard/``, ``ledger`` and ``statistics``.
+Everything else is opened relative to their descriptors.
 
 Source: the on-disk format, sections 1 and 10.
 """
@@ -20,6 +20,10 @@ from fscache_core.errors import CacheUnusableError
 DIRECTORY_MODE = 0o700
 FILE_MODE = 0o600
 OPEN_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+
+# What may lie in a directory that becomes a cache: what another process has made of it already, and what
+# mkfs puts into the root of a filesystem.
+_OWN_NAMES = {"cache", "graveyard", "ledger", "statistics", "lost+found"}
 
 # Filesystems whose locks, or whose order of writes, another machine or process decides on.
 _NETWORK = {
@@ -49,7 +53,7 @@ def open_root(directory: str | os.PathLike[str], *, force: bool = False) -> Root
 
     Args:
       directory: made with mode 0700 if it is missing.
-      force: use it even on a network filesystem.
+      force: use it even on a network filesystem, and even if it holds files of somebody else.
 
     Raises:
       CacheUnusableError: naming the directory and what is wrong.  Nothing was left behind in it.
@@ -64,8 +68,9 @@ def open_root(directory: str | os.PathLike[str], *, force: bool = False) -> Root
         except CacheUnusableError:
             raise
         except OSError as error:
+            where = path / error.filename if isinstance(error.filename, str) else path
             reason = error.strerror or str(error)
-            raise CacheUnusableError(f"cache directory {path}: {reason}", errno=error.errno) from error
+            raise CacheUnusableError(f"cache directory {where}: {reason}", errno=error.errno) from error
         undo.pop_all()
         return root
 
@@ -117,6 +122,11 @@ def _open_checked(path: Path, force: bool, undo: contextlib.ExitStack) -> Root:
     if not has_attributes(directory):
         raise unusable(f"is on a filesystem without user extended attributes ({kind})", errno.EOPNOTSUPP)
 
+    if not force and (stray := _stray_name(directory)) is not None:
+        raise unusable(
+            f"is not empty and is no cache (it holds {stray!r}); use force=true to make it one",
+            errno.ENOTEMPTY,
+        )
     for name in ("cache", "graveyard"):
         if _is_strange(directory, name):
             raise unusable(f"holds a {name}/ that is not a cache's", errno.EEXIST)
@@ -142,6 +152,13 @@ def _open_checked(path: Path, force: bool, undo: contextlib.ExitStack) -> Root:
     return Root(path, directory, cache, graveyard, ledger, _read_flags(ledger))
 
 
+def _stray_name(directory: int) -> str | None:
+    """A file of somebody else's in a directory that is no cache yet; None if there is none, or it is one."""
+    if _has_master_index(directory):
+        return None
+    return min(set(os.listdir(directory)) - _OWN_NAMES, default=None)
+
+
 def _is_strange(directory: int, name: str) -> bool:
     """Whether something of this name is there that no cache made: it is not ours to use or empty."""
     try:
@@ -149,17 +166,22 @@ def _is_strange(directory: int, name: str) -> bool:
     except FileNotFoundError:
         return False
     try:
-        if not os.listdir(descriptor):
-            return False
-        master = os.open("cache", OPEN_DIRECTORY, dir_fd=directory)
-    except FileNotFoundError:
-        return True
+        return bool(os.listdir(descriptor)) and not _has_master_index(directory)
     finally:
         os.close(descriptor)
+
+
+def _has_master_index(directory: int) -> bool:
+    """Whether ``cache/`` is there and labelled.  Two processes may be making one directory a cache: the
+    label is the second thing made, after ``cache/`` itself, and all else comes behind it."""
     try:
-        return read_label(master) is None
+        master = os.open("cache", OPEN_DIRECTORY, dir_fd=directory)
+    except FileNotFoundError:
+        return False
+    try:
+        return read_label(master) is not None
     except BadAttributeError:
-        return False  # a cache's, and damaged: whoever labels it will say so
+        return True  # a cache's, and damaged: whoever labels it will say so
     finally:
         os.close(master)
 
