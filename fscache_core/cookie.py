@@ -109,7 +109,7 @@ class Cookie:
         self.n_children = 0
         self.children: dict[tuple[int, bytes], Cookie] = {}  #: those whose key is in use
         self.n_active = 1
-        self._lot = trio.lowlevel.ParkingLot()  # woken whenever a flag or counter changes
+        self._lot: trio.lowlevel.ParkingLot | None = None  # who waits for a flag or counter to change
         self._enablement = trio.Lock()
 
     def __repr__(self) -> str:
@@ -154,17 +154,24 @@ class Cookie:
 
     def wake(self) -> None:
         """Let everybody who waits for something of this cookie look again."""
-        self._lot.unpark_all()
+        if self._lot is not None:
+            self._lot.unpark_all()
+            self._lot = None
+
+    async def _wait_change(self) -> None:
+        if self._lot is None:
+            self._lot = trio.lowlevel.ParkingLot()
+        await self._lot.park()
 
     async def wait_lookup(self) -> None:
         """Wait until it is known whether there is something stored."""
         while self.looking_up:
-            await self._lot.park()
+            await self._wait_change()
 
     async def wait_on_invalidate(self) -> None:
         """Wait until an invalidation is being carried out; reads issued later see no old data."""
         while self.invalidating:
-            await self._lot.park()
+            await self._wait_change()
 
     # -- references --
 
@@ -246,7 +253,7 @@ class Cookie:
             if self.n_active and self.relinquished:
                 self.domain.stats.relinqs_wcr += 1
             while self.n_active:
-                await self._lot.park()
+                await self._wait_change()
             self.stores.discard()
             if not self.relinquished:
                 self.n_active = 1

@@ -32,6 +32,18 @@ class File:
     `CHECKPOINT_EVERY` reads (`trio.lowlevel.checkpoint_if_cancelled` in between).
     """
 
+    __slots__ = (
+        "_closed",
+        "_decided",
+        "_hits",
+        "_inode",
+        "_reopening",
+        "_told_size",
+        "_version",
+        "_window",
+        "volume",
+    )
+
     def __init__(self, volume: Volume, inode: Inode, *, reopen: bool) -> None:
         self.volume = volume
         self._inode = inode

@@ -64,6 +64,30 @@ class CacheObject:
     "for backends".  Everything else is core's.
     """
 
+    __slots__ = (
+        "__weakref__",
+        "_destroyed",
+        "available",
+        "cache",
+        "cookie",
+        "debug_id",
+        "dependents",
+        "domain",
+        "invalidation",
+        "killed_by_cache",
+        "live",
+        "lock",
+        "looked_up",
+        "machine",
+        "n_children",
+        "ops",
+        "parent",
+        "retired",
+        "storage",
+        "store_limit_size",
+        "usage",
+    )
+
     def __init__(self, cache: Cache, cookie: Cookie) -> None:
         self.cache = cache
         self.cookie = cookie

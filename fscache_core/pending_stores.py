@@ -8,7 +8,6 @@ Nothing here awaits but the ``wait`` methods, so queueing, taking and dropping a
 
 from __future__ import annotations
 
-from collections import deque
 from typing import TYPE_CHECKING
 
 import trio
@@ -27,8 +26,8 @@ class PendingStores:
 
     def __init__(self, domain: Domain) -> None:
         self._domain = domain
-        self._queue: deque[Folio] = deque()
-        self._lot = trio.lowlevel.ParkingLot()  # woken whenever a store ends or is dropped
+        self._queue: list[Folio] = []  # mostly empty: an empty deque is 13 times as large
+        self._lot: trio.lowlevel.ParkingLot | None = None  # who waits for a store to end or be dropped
         self.running: Folio | None = None  #: pages being stored
 
     def __bool__(self) -> bool:
@@ -50,7 +49,7 @@ class PendingStores:
 
     def begin(self) -> Folio:
         """Take what waits longest, to be stored now."""
-        self.running = folio = self._queue.popleft()
+        self.running = folio = self._queue.pop(0)
         return folio
 
     def end(self) -> None:
@@ -92,15 +91,22 @@ class PendingStores:
     async def wait_empty(self) -> None:
         """Wait until nothing waits or is being stored."""
         while self._queue or self.running is not None:
-            await self._lot.park()
+            await self._wait_change()
 
     async def wait_pages(self, first: int, n_pages: int) -> None:
         """Wait until no store of these pages is pending or running."""
         while self.overlaps(first, n_pages):
-            await self._lot.park()
+            await self._wait_change()
 
     def _gone(self, size: int) -> None:
         """Note that ``size`` bytes wait no longer."""
         self._domain.stores_size -= size
         self._domain.stores_changed.unpark_all()
-        self._lot.unpark_all()
+        if self._lot is not None:
+            self._lot.unpark_all()
+            self._lot = None
+
+    async def _wait_change(self) -> None:
+        if self._lot is None:
+            self._lot = trio.lowlevel.ParkingLot()
+        await self._lot.park()

@@ -71,7 +71,7 @@ class StateMachine:
         self._lookup_called = False
         self._lookup_until = math.inf  # trio time at which a lookup that gets nowhere is given up
         self._pause: trio.CancelScope | None = None  # around a wait that ERROR and KILL end
-        self._rested = trio.lowlevel.ParkingLot()  # woken whenever the machine comes to rest
+        self._rested: trio.lowlevel.ParkingLot | None = None  # who waits for the machine to come to rest
 
     @property
     def dead(self) -> bool:
@@ -110,6 +110,8 @@ class StateMachine:
 
     async def wait_rest(self) -> None:
         """Wait until the machine comes to rest once more."""
+        if self._rested is None:
+            self._rested = trio.lowlevel.ParkingLot()
         await self._rested.park()
 
     # -- the dispatcher ------------------------------------------------------------------
@@ -127,7 +129,9 @@ class StateMachine:
         finally:
             self._dispatching = self._in_pool = False
             obj.domain.histogram.note("obj_runs", trio.current_time() - started)
-            self._rested.unpark_all()
+            if self._rested is not None:
+                self._rested.unpark_all()
+                self._rested = None
             obj.machine_rests()
 
     async def _run(self, state: State) -> None:

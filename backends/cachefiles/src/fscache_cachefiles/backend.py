@@ -28,7 +28,7 @@ from fscache_cachefiles.graveyard import Graveyard
 from fscache_cachefiles.ledger import Ledger, Weight, fill_lock_start
 from fscache_cachefiles.lock import try_lock_range, unlock_range
 from fscache_cachefiles.namei import BusyError, Namei, Opened, OpenedIndex
-from fscache_cachefiles.object import NO_ROOM, CachefilesObject, Work
+from fscache_cachefiles.object import NO_BLOCKS, NO_ROOM, CachefilesObject, Work
 from fscache_cachefiles.scan import weigh_all
 from fscache_cachefiles.secctx import CreationLabel
 from fscache_cachefiles.space import SpaceGuard, statvfs_of
@@ -373,7 +373,7 @@ class CachefilesBackend:
         assert obj.place is not None
         await self._in_thread(work.discard, obj, obj.place)
         obj.take_version()
-        obj.damaged.clear()
+        obj.damaged = NO_BLOCKS
         if obj.size == 0:
             await self._in_thread(work.store_empty, obj)
 

@@ -56,12 +56,29 @@ log = logging.getLogger(__name__)
 
 _COPY_PAGES = 16 * PAGES_PER_BLOCK  # pages copied at a time when an object changes its size
 _TRIES = 4
+#: One for all objects: almost none has any.
+NO_BLOCKS: frozenset[int] = frozenset()
 #: What a filesystem or the kernel says when there is no room: no fault of the cache.
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE)
 
 
 class CachefilesObject(CacheObject):
     """An object of this backend."""
+
+    __slots__ = (
+        "backing",
+        "check_time",
+        "cooked",
+        "damaged",
+        "held",
+        "index",
+        "label",
+        "pinned",
+        "place",
+        "reserved_size",
+        "size",
+        "superseded",
+    )
 
     def __init__(self, cache: "Cache", cookie: "Cookie") -> None:
         super().__init__(cache, cookie)
@@ -79,7 +96,7 @@ class CachefilesObject(CacheObject):
         self.reserved_size = 0  #: bytes
         self.superseded = False  #: another version has the name; this one is stored nowhere
         self.held = PageRuns()  #: fill locks
-        self.damaged: set[int] = set()  #: blocks reported as such
+        self.damaged = NO_BLOCKS  #: blocks reported as such
 
     @property
     def is_index(self) -> bool:
@@ -240,7 +257,7 @@ class Work:
                     if self._store(obj, backing, first, content):
                         last = first + page_count(len(content)) - 1
                         blocks = range(first // PAGES_PER_BLOCK, last // PAGES_PER_BLOCK + 1)
-                        obj.damaged.difference_update(blocks)  # damage done from now on is new
+                        obj.damaged = obj.damaged.difference(blocks)  # damage done from now on is new
                         return WriteOutcome.STORED
                 except ContentChangedError:
                     # Others may be reading this version, and pages that are valid never change.  So
