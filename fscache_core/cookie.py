@@ -472,7 +472,7 @@ class Cookie:
 
     async def index_object(self, cache: Cache) -> CacheObject | None:
         """The available object of an index in a cache, made if needed; None if it cannot be had."""
-        if not any(obj.cache is cache for obj in self.objects):
+        if self.enabled and not any(obj.cache is cache for obj in self.objects):
             for obj in cache.alloc_objects(self)[:1]:
                 obj.begin()
         for obj in self.objects:

@@ -780,8 +780,9 @@ class NetfsSpec:
           Longer names: ``fscache_core.netfs.fit_key``.
 
         Raises:
-          anything: goes to whoever opens the file, or updates or invalidates its cookie; what is no
-            `FscacheError` as a `PluginError` that names the adapter.  What is cached stays.
+          FscacheError: goes to whoever opens the file.
+          anything else, as a wrong answer: logged with the adapter's name; the file is read from the origin,
+            uncached.  What is cached stays.
 
         Cancellation: no-effect.
         """
@@ -795,8 +796,8 @@ class NetfsSpec:
         Called: when a file is opened.  Must not block.
 
         Raises:
-          anything: goes to whoever opens the file, or updates or invalidates its cookie; what is no
-            `FscacheError` as a `PluginError` that names the adapter.  What is cached stays.
+          anything: goes to whoever opens the file; what is no `FscacheError`, and a wrong answer, as a
+            `PluginError` that names the adapter.  What is cached stays.
 
         Cancellation: no-effect.
         """
@@ -815,8 +816,9 @@ class NetfsSpec:
           `recall_file` must be able to read it.  Longer: hash.
 
         Raises:
-          anything: goes to whoever opens the file, or updates or invalidates its cookie; what is no
-            `FscacheError` as a `PluginError` that names the adapter.  What is cached stays.
+          FscacheError: goes to whoever opens the file.
+          anything else, as a wrong answer: logged with the adapter's name; the file is read from the origin,
+            uncached.  What is cached stays.
 
         Cancellation: no-effect.
         """

@@ -15,11 +15,13 @@ from typing import TYPE_CHECKING
 import trio
 
 from fscache_core.coherency import CoherencyMode
-from fscache_core.cookie import MAX_AUX_SIZE, Cookie, CookieDefinition, acquire_cookie
+from fscache_core.cookie import Cookie, CookieDefinition, acquire_cookie
+from fscache_core.domain import log
 from fscache_core.errors import CallerError, PluginError, StaleError
 from fscache_core.fetch import Fetch
 from fscache_core.folio import PAGE_SHIFT, PAGE_SIZE, Folio, PageRuns, page_count
 from fscache_core.hookspecs import FileAttributes, Strength
+from fscache_core.netfs import acquire_or_go_without
 from fscache_core.outcome import AuxOutcome, CookieType
 from fscache_core.page import read_or_alloc_pages
 
@@ -36,7 +38,6 @@ SMALLEST_FETCH = 128 << 10
 # The file layer's own byte of a label, in front of the adapter's aux data: how strong the evidence was.
 _STRONG = b"\x01"
 _WEAK = b"\x02"
-MAX_NETFS_AUX_SIZE = MAX_AUX_SIZE - 1
 
 
 class Inode:
@@ -84,7 +85,8 @@ class Inode:
         self._damaged_seen = 0
         self._check_time_kept = 0.0
         self._asked: list[PageRuns] = []  # of every reader: pages that the cache did not have
-        self.cookie: Cookie = acquire_cookie(volume.domain, volume.cookie, volume.definition, self)
+        acquire = acquire_cookie if adopt else acquire_or_go_without
+        self.cookie: Cookie = acquire(volume.domain, volume.cookie, volume.definition, self)
 
     def __str__(self) -> str:
         return f"{self.volume.location.volume} {self.path}"
@@ -105,13 +107,14 @@ class Inode:
 
     def is_version(self, netfs_data: object, attributes: FileAttributes) -> bool:
         """Whether what the origin just described is, provably, this version."""
-        return (
-            attributes.strength is Strength.STRONG
-            and not self.weak
-            and not self.stale
-            and attributes.size == self.size
-            and self.netfs.get_aux(netfs_data) == self.netfs.get_aux(self.netfs_data)
-        )
+        if attributes.strength is not Strength.STRONG or self.weak or self.stale or not self.cookie.enabled:
+            return False
+        try:
+            evidence = self.netfs.get_aux(netfs_data), self.netfs.get_aux(self.netfs_data)
+        except PluginError as error:
+            log.error("%s; %s is looked for anew", error, self, exc_info=error.__cause__)
+            return False
+        return attributes.size == self.size and evidence[0] == evidence[1]
 
     def bytes_of(self, first: int, n_pages: int) -> int:
         """How many bytes the file has in these pages."""
@@ -122,14 +125,7 @@ class Inode:
     def get_aux(self) -> bytes | None:
         if self.attributes is None:
             return None
-        aux = self.netfs.get_aux(self.netfs_data)
-        if len(aux) > MAX_NETFS_AUX_SIZE:
-            raise PluginError(
-                f"netfs {self.netfs.name}: {len(aux)} bytes of aux data for {self}; at most "
-                f"{MAX_NETFS_AUX_SIZE} are allowed",
-                plugin=self.netfs.name,
-            )
-        return (_WEAK if self.weak else _STRONG) + aux
+        return (_WEAK if self.weak else _STRONG) + self.netfs.get_aux(self.netfs_data)
 
     def check_aux(self, aux: bytes, object_size: int) -> AuxOutcome:
         strength, aux = aux[:1], aux[1:]

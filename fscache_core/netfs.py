@@ -8,7 +8,8 @@ import struct
 from typing import TYPE_CHECKING
 
 from fscache_core.cookie import MAX_KEY_SIZE, Cookie, CookieDefinition, acquire_cookie
-from fscache_core.errors import CallerError
+from fscache_core.domain import log
+from fscache_core.errors import CallerError, PluginError
 from fscache_core.outcome import AuxOutcome, CookieType
 
 if TYPE_CHECKING:
@@ -72,6 +73,25 @@ def register_netfs(domain: Domain, master_index: Cookie, name: str, version: int
 async def unregister_netfs(netfs: Netfs) -> None:
     """Relinquish the primary index; what is cached stays."""
     await netfs.primary_index.relinquish()
+
+
+def acquire_or_go_without(
+    domain: Domain, parent: Cookie, definition: CookieDefinition, netfs_data: object
+) -> Cookie:
+    """The cookie of a file or volume; one that stays uncached if its netfs cannot name or label it.
+
+    That is the netfs's fault and logged as such, but no reason not to read files from their origin.
+
+    Raises:
+      FscacheError: what the netfs raised on purpose; `acquire_cookie`'s own.
+    """
+    try:
+        return acquire_cookie(domain, parent, definition, netfs_data)
+    except PluginError as error:
+        log.error("%s; %s is not cached", error, netfs_data, exc_info=error.__cause__)
+    name = b"\0uncached %d" % id(netfs_data)  # nobody else's while the cookie lives
+    uncached = CookieDefinition(definition.name, definition.type, get_key=lambda _: name)
+    return acquire_cookie(domain, parent, uncached, netfs_data, enable=False)
 
 
 def fit_key(name: bytes) -> bytes:

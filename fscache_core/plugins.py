@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 import pluggy
 
+from fscache_core.cookie_definition import MAX_AUX_SIZE, MAX_KEY_SIZE
 from fscache_core.errors import (
     AmbiguousPluginError,
     ApiVersionError,
@@ -92,6 +93,9 @@ MANDATORY: Mapping[str, frozenset[str]] = {
         }
     ),
 }
+
+#: Bytes of aux data that an adapter may give: the file layer puts one of its own before them.
+MAX_NETFS_AUX_SIZE = MAX_AUX_SIZE - 1
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -431,22 +435,24 @@ class NetfsFacade:
             raise _unfit(NETFS_GROUP, self.name, plugin, f": its version {version!r} is not an int")
         self.version = version  #: of the format of its keys and aux data
         get = _Hooks(NETFS_GROUP, NetfsSpec, plugin, self.name, wrappers).get
-        answer = functools.partial(_blamed, self.name, get)
+        answer = functools.partial(_answering, self.name, get)
         no = functools.partial(_unsupported, self.name)
-        self.get_key: Callable[[object], bytes] = answer("get_key")
-        self.get_attr: Callable[[object], FileAttributes] = answer("get_attr")
-        self.get_aux: Callable[[object], bytes] = answer("get_aux")
-        self.check_aux: Callable[[object, bytes, int], AuxOutcome] = answer("check_aux", self._check_aux)
+        self.get_key: Callable[[object], bytes] = answer("get_key", _key_fault)
+        self.get_attr: Callable[[object], FileAttributes] = answer("get_attr", _attributes_fault)
+        self.get_aux: Callable[[object], bytes] = answer("get_aux", _aux_fault)
+        self.check_aux: Callable[[object, bytes, int], AuxOutcome] = answer(
+            "check_aux", _none, self._check_aux
+        )
         self.get_context: Callable[[object, object], None] | None = get("get_context")
         self.put_context: Callable[[object, object], None] | None = get("put_context")
         self.mark_pages_cached: Callable[[object, int, int], None] | None = get("mark_pages_cached")
         self.now_uncached: Callable[[object], None] | None = get("now_uncached")
         self.select_cache: Callable[[object, object], str | None] | None = get("select_cache")
-        self.parse_url: Callable[[str], Location] = answer("parse_url")
+        self.parse_url: Callable[[str], Location] = answer("parse_url", _location_fault)
         self.open_volume: Callable[[Location], Awaitable[object]] = get("open_volume")
         self.close_volume: Callable[[object], Awaitable[None]] = get("close_volume", _nothing)
-        self.name_file: Callable[[object, str], object] = answer("name_file")
-        self.recall_file: Callable[[object, str, bytes, int], object] = answer("recall_file")
+        self.name_file: Callable[[object, str], object] = answer("name_file", _none)
+        self.recall_file: Callable[[object, str, bytes, int], object] = answer("recall_file", _none)
         self.look_up: Callable[[object, str], Awaitable[object]] = get("look_up")
         self.fetch: Callable[[object, int, memoryview, Callable[[int], None]], Awaitable[None]] = get("fetch")
         self.list_directory: Callable[[object, str], Awaitable[Sequence[DirectoryEntry]]] = get(
@@ -482,25 +488,61 @@ class NetfsFacade:
         return AuxOutcome.OBSOLETE
 
 
-def _blamed(
+def _answering(
     name: str,
     get: Callable[[str, Callable[..., Any] | None], Any],
     hook: str,
+    fault_of: Callable[[object], str],
     default: Callable[..., Any] | None = None,
 ) -> Any:
-    """A hook that is not async and must answer, so that whatever it raises is an `FscacheError`."""
+    """A hook that is not async and must answer, so that whatever it does wrong is a `PluginError`.
+
+    ``fault_of`` says what is wrong with an answer; nothing if it is empty.
+    """
     function = get(hook, default)
 
     @functools.wraps(function)
     def answer(*args: Any) -> Any:
         try:
-            return function(*args)
+            answered = function(*args)
         except FscacheError:
             raise
         except Exception as error:
             raise PluginError.raised("netfs", name, hook, error) from error
+        if fault := fault_of(answered):
+            raise PluginError(f"netfs {name}: {hook} returned {fault}", plugin=name)
+        return answered
 
     return answer
+
+
+def _none(_answer: object) -> str:
+    return ""
+
+
+def _key_fault(answer: object) -> str:
+    if not isinstance(answer, bytes):
+        return f"{answer!r}, not bytes"
+    fits = 1 <= len(answer) <= MAX_KEY_SIZE
+    return "" if fits else f"a key of {len(answer)} bytes; 1 to {MAX_KEY_SIZE} are allowed"
+
+
+def _aux_fault(answer: object) -> str:
+    if not isinstance(answer, bytes):
+        return f"{answer!r}, not bytes"
+    fits = len(answer) <= MAX_NETFS_AUX_SIZE
+    return "" if fits else f"{len(answer)} bytes of aux data; at most {MAX_NETFS_AUX_SIZE} are allowed"
+
+
+def _attributes_fault(answer: object) -> str:
+    if not isinstance(answer, FileAttributes):
+        return f"{answer!r}, not a FileAttributes"
+    fits = isinstance(answer.size, int) and answer.size >= 0
+    return "" if fits else f"a size of {answer.size!r}, not a number of bytes"
+
+
+def _location_fault(answer: object) -> str:
+    return "" if isinstance(answer, Location) else f"{answer!r}, not a Location"
 
 
 def _unsupported(name: str, what: str) -> Callable[..., Awaitable[Any]]:

@@ -19,12 +19,14 @@ from fscache_core.errors import (
     OfflineError,
     OriginNotFoundError,
     OriginUnreachableError,
+    PluginError,
     UnsupportedError,
 )
 from fscache_core.file import File
 from fscache_core.hookspecs import DirectoryEntry, FileAttributes, FileKind, Location
 from fscache_core.icache import InodeCache
 from fscache_core.inode import Inode, inode_definition
+from fscache_core.netfs import acquire_or_go_without
 from fscache_core.outcome import CookieType, ReserveOutcome
 from fscache_core.stats import VolumeStats
 
@@ -90,7 +92,7 @@ class Volume:
             if select_cache is None
             else lambda parent, inode: select_cache(parent, inode.netfs_data),  # type: ignore[attr-defined]
         )
-        self.cookie: Cookie = acquire_cookie(domain, registered.primary_index, index, data)
+        self.cookie: Cookie = acquire_or_go_without(domain, registered.primary_index, index, data)
         domain.n_volumes += 1
         self._inodes = InodeCache(lambda: domain.limits.warm_inodes // max(1, domain.n_volumes))
         self._outdated: set[str] = set()  # paths of which a fetch met another version at the origin
@@ -278,7 +280,11 @@ class Volume:
             return inode
         # What the origin was found to have replaced is not adopted again, however long its ttl.
         adopts = coherency.mode is not CoherencyMode.ALWAYS and path not in self._outdated
-        adopted = await self._adopt(path) if adopts else None
+        try:
+            adopted = await self._adopt(path) if adopts else None
+        except PluginError as error:  # what is cached cannot be found; the origin has it all the same
+            log.error("%s; asking the origin", error, exc_info=error.__cause__)
+            adopted = None
         try:
             if adopted is not None and self._fresh(adopted):
                 return self._opened(adopted)
@@ -310,7 +316,7 @@ class Volume:
 
     def _fresh(self, inode: Inode) -> bool:
         """Whether coherency lets this version be used without asking."""
-        if inode.attributes is None or inode.stale:
+        if inode.attributes is None or inode.stale or not inode.cookie.enabled:
             return False
         match self.coherency.mode:
             case _ if self.coherency.offline:
@@ -484,7 +490,7 @@ class Volume:
 
     def _attached(self, inode: Inode) -> Inode:
         """An inode with an object, if it can have one: the old one may have died, or a cache been added."""
-        if not inode.cookie.objects and inode.attributes is not None:
+        if not inode.cookie.objects and inode.cookie.enabled and inode.attributes is not None:
             inode.cookie.acquire_objects()
         return inode
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 from dataclasses import replace
 from typing import TYPE_CHECKING, NoReturn, TypeVar
@@ -256,21 +257,92 @@ async def test_an_adapter_that_raises_when_called_back_breaks_no_read(
     assert await read_shelf(backend, Shelf()) == DATA
 
 
-@pytest.mark.parametrize("hook", ["parse_url", "get_key", "get_attr", "get_aux"])
-async def test_an_adapter_that_cannot_answer_is_blamed_where_the_file_is_opened(hook: str) -> None:
+A_BUG = Fail(ZeroDivisionError("a bug"))
+RAISED = "raised ZeroDivisionError: a bug"
+
+
+@pytest.mark.parametrize(
+    ("hook", "fault", "message"),
+    [
+        ("parse_url", A_BUG, RAISED),
+        ("parse_url", Answer("shelf://"), "returned 'shelf://', not a Location"),
+        ("get_attr", A_BUG, RAISED),
+        ("get_attr", Answer(SIZE), f"returned {SIZE}, not a FileAttributes"),
+        (
+            "get_attr",
+            Answer(FileAttributes(FileKind.FILE, -1)),
+            "returned a size of -1, not a number of bytes",
+        ),
+        ("get_attr", Answer(FileAttributes(FileKind.FILE, 1.5)), "returned a size of 1.5, not a number"),  # type: ignore[arg-type]
+    ],
+)
+async def test_an_adapter_that_cannot_say_what_a_file_is_is_blamed_where_it_is_opened(
+    hook: str, fault: Answer | Fail, message: str
+) -> None:
     faults = Faults()
-    faults.arm(hook, Fail(ZeroDivisionError("a bug")), at=range(1, 1000))
+    faults.arm(hook, copy.copy(fault))
     async with open_fscache() as fscache:
         await fscache.add_cache(MemoryBackend())
         fscache.add_netfs(Shelf(), wrappers=[faults])
-        with pytest.raises(
-            PluginError, match=f"netfs shelf: {hook} raised ZeroDivisionError: a bug"
-        ) as caught:
+        with pytest.raises(PluginError, match=f"^netfs shelf: {hook} {message}") as caught:
             await (await fscache.open_file("shelf://file")).aclose()
         assert caught.value.plugin == "shelf"
         faults.disarm()
         async with await fscache.open_file("shelf://file") as file:
             assert await file.read(0, SIZE) == DATA
+
+
+@pytest.mark.parametrize(
+    ("hook", "fault", "message"),
+    [
+        ("get_key", A_BUG, RAISED),
+        ("get_key", Answer("text"), "returned 'text', not bytes"),
+        ("get_key", Answer(b""), "returned a key of 0 bytes; 1 to 511 are allowed"),
+        ("get_key", Answer(b"k" * 512), "returned a key of 512 bytes; 1 to 511 are allowed"),
+        ("get_aux", A_BUG, RAISED),
+        ("get_aux", Answer(None), "returned None, not bytes"),
+        ("get_aux", Answer(b"a" * 510), "returned 510 bytes of aux data; at most 509 are allowed"),
+    ],
+)
+@pytest.mark.parametrize(
+    ("coherency", "at"),
+    [
+        ("always", None),
+        ("always", 1),
+        ("always", 2),
+        ("ttl=1000", None),
+        ("ttl=1000", 1),
+        ("immutable", None),
+    ],
+)
+async def test_a_file_that_cannot_be_named_or_labelled_is_read_from_the_origin(
+    hook: str,
+    fault: Answer | Fail,
+    message: str,
+    at: int | None,
+    coherency: str,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    faults, backend = Faults(), MemoryBackend()
+    armed = faults.arm(hook, copy.copy(fault), at=at)
+    async with open_fscache(coherency=coherency) as fscache:
+        await fscache.add_cache(backend)
+        fscache.add_netfs(Shelf(), wrappers=[faults])
+        for _ in range(3):
+            async with await fscache.open_file("shelf://file") as file:
+                assert await file.read(0, SIZE) == DATA
+                assert await file.read(PAGE_SIZE, 10) == DATA[PAGE_SIZE:][:10]
+        assert armed.n_hits
+        if at is None:
+            assert not fscache.stats.stores_n
+            assert await file.volume.status("file") is None
+        faults.disarm()
+        if at != 1:  # else its volume has no name, and is not opened again
+            async with await fscache.open_file("shelf://file") as file:
+                assert await file.read(0, SIZE) == DATA
+    messages = blamed(caplog)
+    assert any(text.startswith(f"netfs shelf: {hook} {message}") for text in messages), messages
+    assert not any("MemoryBackend" in text for text in messages)
 
 
 async def test_an_adapter_whose_async_hook_raises_or_is_not_offered_is_named() -> None:
