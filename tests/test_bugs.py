@@ -88,7 +88,7 @@ async def test_a_bug_in_a_state_or_operation_hangs_nobody(
     always: bool,
     monkeypatch: pytest.MonkeyPatch,
     autojump_clock: trio.testing.MockClock,
-    core_bugs: list[str],
+    fscache_bugs: list[str],
 ) -> None:
     backend, faults = MemoryBackend(), Faults()
     async with open_session(backend) as session:
@@ -104,12 +104,14 @@ async def test_a_bug_in_a_state_or_operation_hangs_nobody(
             assert session.domain.stats.ops_ini == session.domain.stats.ops_rel
             assert session.domain.stores_size == 0
     assert calls, "it was never reached"
-    assert core_bugs
-    assert all("ZeroDivisionError: planted" in bug for bug in core_bugs)
-    core_bugs.clear()
+    assert fscache_bugs
+    assert all("ZeroDivisionError: planted" in bug for bug in fscache_bugs)
+    fscache_bugs.clear()
 
 
-async def test_what_a_bug_left_is_not_believed(monkeypatch: pytest.MonkeyPatch, core_bugs: list[str]) -> None:
+async def test_what_a_bug_left_is_not_believed(
+    monkeypatch: pytest.MonkeyPatch, fscache_bugs: list[str]
+) -> None:
     async with open_session(MemoryBackend()) as session:
         cookie = await session.file(size=SIZE)
         await session.fill(cookie)
@@ -119,8 +121,8 @@ async def test_what_a_bug_left_is_not_believed(monkeypatch: pytest.MonkeyPatch, 
             await session.object(cookie).wait_dead()
         await cookie.relinquish()
         assert (await session.read(await session.file(size=SIZE), 0, 8))[0] is ReadOutcome.NO_DATA
-    assert [bug for bug in core_bugs if "state UPDATE_OBJECT" in bug]
-    core_bugs.clear()
+    assert [bug for bug in fscache_bugs if "state UPDATE_OBJECT" in bug]
+    fscache_bugs.clear()
 
 
 async def test_a_bug_in_another_task_ends_the_cache_with_it() -> None:

@@ -2,11 +2,15 @@
 
 Servers start when the first test asks, and serve the whole session: use names of your own in them, and bring
 back what you stop. What is not installed skips the test, with the reason.
+
+A bug of core's own that core got over must not go unnoticed: it fails the test during which it was logged,
+without being asked for (`fscache_bugs`).
 """
 
 from __future__ import annotations
 
 import itertools
+import logging
 import shutil
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
@@ -25,6 +29,28 @@ if TYPE_CHECKING:
 # Nothing of fscache_core is imported before a fixture is used: pytest loads this module in every project that
 # has fscache-core installed.
 _MOUNT_SIZE = 512 << 20
+
+
+class _Bugs(logging.Handler):
+    """Keeps what is logged as critical, which core does with its own bugs alone."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.CRITICAL)
+        self.messages: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.messages.append(record.getMessage())
+
+
+@pytest.fixture(autouse=True)
+def fscache_bugs() -> Iterator[list[str]]:
+    """What core logged as its own bugs.  A test that plants one looks, and clears the list."""
+    bugs, log = _Bugs(), logging.getLogger("fscache")
+    log.addHandler(bugs)
+    yield bugs.messages
+    log.removeHandler(bugs)
+    if bugs.messages:
+        pytest.fail("\n".join(["core got over a bug of its own:", *bugs.messages]))
 
 
 @pytest.fixture(scope="session")
