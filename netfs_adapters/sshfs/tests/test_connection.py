@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import random
 import socket
 from typing import TYPE_CHECKING
@@ -11,6 +10,7 @@ import pytest
 import trio
 
 from fscache_core.errors import OriginTimeoutError, OriginUnreachableError, StaleError
+from fscache_core.testing.tcp_proxy import TcpProxy
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
@@ -29,51 +29,14 @@ pytestmark = pytest.mark.integration
 MIB = 1 << 20
 
 
-class Road:
-    """A TCP proxy to a server, on which the traffic can be held up."""
+class Road(TcpProxy):
+    """A TCP proxy to a server, with the server's host key as its own."""
 
-    def __init__(self, server: OpenSSHServer, known_hosts: Path, n_broken: int = 0) -> None:
-        self._server = server
-        self._open = trio.Event()
-        self._open.set()
+    def __init__(self, server: OpenSSHServer, known_hosts: Path) -> None:
+        super().__init__(server.host, server.port)
+        host_key = server.known_hosts.read_text().split(" ", 1)[1]
+        known_hosts.write_text(f"[{self.host}]:{self.port} {host_key}")
         self.known_hosts = known_hosts
-        self.port = 0
-        self.n_connections = 0
-        self._n_broken = n_broken  # this many of the first connections are broken off at once
-
-    def block(self) -> None:
-        self._open = trio.Event()
-
-    def clear(self) -> None:
-        self._open.set()
-
-    async def _carry(self, one: trio.SocketStream, other: trio.SocketStream, done: trio.CancelScope) -> None:
-        with contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError):
-            async for data in one:
-                await self._open.wait()
-                await other.send_all(data)
-        done.cancel()
-
-    async def _serve(self, client: trio.SocketStream) -> None:
-        self.n_connections += 1
-        if self.n_connections <= self._n_broken:
-            await client.aclose()
-            return
-        async with (
-            client,
-            await trio.open_tcp_stream(self._server.host, self._server.port) as server,
-            trio.open_nursery() as nursery,
-        ):
-            nursery.start_soon(self._carry, client, server, nursery.cancel_scope)
-            nursery.start_soon(self._carry, server, client, nursery.cancel_scope)
-
-    async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
-        self.port = listener.socket.getsockname()[1]
-        host_key = self._server.known_hosts.read_text().split(" ", 1)[1]
-        self.known_hosts.write_text(f"[127.0.0.1]:{self.port} {host_key}")
-        task_status.started()
-        await trio.serve_listeners(self._serve, [listener])
 
 
 @pytest.fixture
@@ -127,16 +90,39 @@ async def test_a_server_that_accepts_and_says_nothing_times_out(
 
 
 async def test_a_first_connection_that_a_busy_server_breaks_off_is_tried_again(
-    server: OpenSSHServer, tmp_path: Path, nursery: trio.Nursery, make_netfs: MakeNetfs
+    server: OpenSSHServer, road: Road, make_netfs: MakeNetfs
 ) -> None:
-    road = Road(server, tmp_path / "known_hosts", n_broken=2)
-    await nursery.start(road.run)
+    road.reset_after(0, 0)
     netfs = make_netfs(server, known_hosts=road.known_hosts, reconnect_seconds=30)
     volume = await netfs.open_volume(netfs.parse_url(f"sshfs://{server.user}@127.0.0.1:{road.port}"))
     await netfs.look_up(volume, str(server.root))
     assert road.n_connections == 3
     await netfs.close_volume(volume)
-    nursery.cancel_scope.cancel()
+
+
+# From the banner to the last message of the login; a whole one is about 2700 bytes of OpenSSH 9.2.
+@pytest.mark.parametrize("n_bytes", [1, 20, 41, 300, 1000, 1200, 1500, 1700, 1900, 2100, 2300])
+async def test_a_connection_reset_in_the_key_exchange_or_the_login_is_made_again(
+    server: OpenSSHServer, road: Road, make_netfs: MakeNetfs, n_bytes: int
+) -> None:
+    road.reset_after(n_bytes, n_bytes)
+    netfs = make_netfs(server, known_hosts=road.known_hosts, reconnect_seconds=30)
+    volume = await netfs.open_volume(netfs.parse_url(f"sshfs://{server.user}@127.0.0.1:{road.port}"))
+    await netfs.look_up(volume, str(server.root))
+    assert road.n_connections == 3
+    await netfs.close_volume(volume)
+
+
+async def test_a_server_that_always_breaks_off_the_key_exchange_is_unreachable(
+    server: OpenSSHServer, road: Road, make_netfs: MakeNetfs
+) -> None:
+    road.reset_after(*[300] * 1000)
+    netfs = make_netfs(server, known_hosts=road.known_hosts, reconnect_seconds=0.5)
+    volume = await netfs.open_volume(netfs.parse_url(f"sshfs://{server.user}@127.0.0.1:{road.port}"))
+    with trio.fail_after(60), pytest.raises(OriginUnreachableError, match="/a: cannot connect: ") as caught:
+        await netfs.look_up(volume, "/a")
+    assert "\n" not in str(caught.value)
+    await netfs.close_volume(volume)
 
 
 async def test_who_come_at_the_same_time_share_one_connection(
@@ -174,6 +160,27 @@ async def test_a_read_goes_on_when_its_connection_is_killed(
     await netfs.fetch(file, 0, memoryview(buffer), arrived)
     assert killed == 3
     assert buffer == data
+    await netfs.close_volume(volume)
+
+
+async def test_a_read_goes_on_when_its_connection_is_reset_again_and_again(
+    server: OpenSSHServer, directory: Path, road: Road, make_file: MakeFile, make_netfs: MakeNetfs
+) -> None:
+    data = random.Random(8).randbytes(16 * MIB)
+    netfs = make_netfs(server, known_hosts=road.known_hosts)
+    volume = await netfs.open_volume(netfs.parse_url(f"sshfs://{server.user}@127.0.0.1:{road.port}"))
+    file = await netfs.look_up(volume, make_file(directory / "a", data))
+    buffer = bytearray(len(data))
+
+    def arrived(n: int) -> None:
+        assert buffer[n - 1] == data[n - 1]
+
+    road.reset_after(3 * MIB, 4 * MIB + 1, 5 * MIB + 77)
+    road.reset_connections()
+    await netfs.fetch(file, 0, memoryview(buffer), arrived)
+    assert buffer == data
+    assert road.n_connections == 5
+    assert road.bytes_sent < 1.5 * len(data), "what had come was read again"
     await netfs.close_volume(volume)
 
 
@@ -218,11 +225,13 @@ async def test_a_read_begun_while_a_known_server_is_away_waits_for_it(
     await netfs.close_volume(volume)
 
 
-async def test_a_server_that_stays_away_is_unreachable_after_the_deadline(
-    own_server: OpenSSHServer, make_file: MakeFile, make_netfs: MakeNetfs
+@pytest.mark.parametrize("option", ["deadline_seconds", "outage_seconds"])
+async def test_a_server_that_stays_away_is_unreachable_in_time(
+    own_server: OpenSSHServer, make_file: MakeFile, make_netfs: MakeNetfs, option: str
 ) -> None:
     data = random.Random(3).randbytes(16 * MIB)
-    netfs = make_netfs(own_server, deadline_seconds=2)
+    longer = {"deadline_seconds": 900, "outage_seconds": 900}
+    netfs = make_netfs(own_server, **{**longer, option: 2})
     volume = await netfs.open_volume(netfs.parse_url(own_server.url))
     path = make_file(own_server.root / "a", data)
     file = await netfs.look_up(volume, path)
@@ -234,7 +243,8 @@ async def test_a_server_that_stays_away_is_unreachable_after_the_deadline(
         good = n
         own_server.stop()
 
-    with pytest.raises(OriginUnreachableError, match=f"{path}, bytes 0 to {len(data) - 1}: cannot connect"):
+    unreachable = f"{path}, bytes 0 to {len(data) - 1}: cannot connect"
+    with trio.fail_after(120), pytest.raises(OriginUnreachableError, match=unreachable):
         await netfs.fetch(file, 0, memoryview(buffer), arrived)
     assert 0 < good < len(data)
     assert buffer[:good] == data[:good]

@@ -44,7 +44,8 @@ class SshfsNetfs:
       connect_timeout: seconds for one attempt to connect and log in.
       deadline_seconds: seconds without any progress after which an operation fails.
       reconnect_seconds: how long after a loss of the connection new operations wait for the server; later
-        they fail at once.  Reads wait until their deadline.
+        they fail at once.
+      outage_seconds: likewise for reads, also those under way.
       keepalive_seconds: idle seconds after which the server is asked whether it is there; 0 for never;
         default what ssh_config says, else 10.
       clock_margin_seconds: by how much this machine's clock may be ahead of the server's.
@@ -69,6 +70,7 @@ class SshfsNetfs:
         connect_timeout: float | str = 15,
         deadline_seconds: float | str = 60,
         reconnect_seconds: float | str = 5,
+        outage_seconds: float | str = 15,
         keepalive_seconds: float | str | None = None,
         clock_margin_seconds: float | str = 2,
         max_requests: int | str = 16,
@@ -82,6 +84,7 @@ class SshfsNetfs:
             connect_timeout=number("connect_timeout", connect_timeout, above=0),
             deadline_seconds=number("deadline_seconds", deadline_seconds, above=0),
             reconnect_seconds=number("reconnect_seconds", reconnect_seconds),
+            outage_seconds=number("outage_seconds", outage_seconds),
             keepalive_seconds=None
             if keepalive_seconds is None
             else number("keepalive_seconds", keepalive_seconds),

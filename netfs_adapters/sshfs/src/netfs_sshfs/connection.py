@@ -92,7 +92,6 @@ class Connection:
         self.options = options
         self._session: Session | None = None
         self._connecting: asyncio.Task[Session] | None = None
-        self._ever_connected = False
         self._lost_at = -math.inf  # when a session was last found lost
 
     async def use(
@@ -105,9 +104,9 @@ class Connection:
     ) -> T:
         """Do ``work(session, progressed)``; call ``progressed()`` there whenever something arrived.
 
-        A server that was never reached gets one attempt.  One that was is waited for, with growing pauses:
-        for a short time after a connection was lost or broken off, because servers are restarted or busy; if
-        ``persist``, until the deadline.
+        A server that was never reached gets one attempt.  One that was is waited for, with growing pauses,
+        after the connection was lost or broken off, because servers are restarted or busy: for
+        ``reconnect_seconds``, or if ``persist``, for ``outage_seconds``.
 
         Args:
           what: beginning of the line of an error: origin, file, range.
@@ -117,10 +116,9 @@ class Connection:
           FscacheError: an origin error for whatever happened.
         """
         deadline_seconds = self.options.deadline_seconds
-        reconnect_seconds = self.options.reconnect_seconds
+        away_seconds = self.options.outage_seconds if persist else self.options.reconnect_seconds
         loop = asyncio.get_running_loop()
         began = loop.time()
-        persist = persist and self._ever_connected
         pauses = _pauses()
         unreachable: FscacheError | None = None
         try:
@@ -136,7 +134,7 @@ class Connection:
                         session = await self._get_session()
                     except OriginUnreachableError as error:
                         since = max(self._lost_at, began if was_answered(error.__cause__) else -math.inf)
-                        if not persist and loop.time() >= since + reconnect_seconds:
+                        if loop.time() >= since + away_seconds:
                             raise
                         unreachable = error
                     else:
@@ -191,7 +189,6 @@ class Connection:
         except (*FAULTS, ValueError) as error:
             raise why_not_connected(error, client.refusal) from error
         self._session = Session(connection, sftp, self.options)
-        self._ever_connected = True
         return self._session
 
     async def _log_in(self, client: _HostKey) -> asyncssh.SSHClientConnection:

@@ -20,6 +20,7 @@ class Options:
     connect_timeout: float  #: seconds for one attempt to connect and log in
     deadline_seconds: float  #: seconds without any progress after which an operation fails
     reconnect_seconds: float  #: how long after a loss of the connection new operations wait for the server
+    outage_seconds: float  #: likewise reads, which may have waited long for what they have already
     keepalive_seconds: float | None  #: idle seconds after which the server is asked if it is there; 0 never
     clock_margin_seconds: float  #: by how much our clock may be ahead of the server's
     max_requests: int  #: read requests under way per fetch
