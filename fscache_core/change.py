@@ -74,7 +74,7 @@ class Changes:
     async def write(self, path: str, offset: int, data: Bytes, *, replaces: File | None) -> FileAttributes:
         """Write into an existing file; see `FsCache.write`."""
         if offset < 0:
-            raise CallerError(f"{self._volume.location.volume} {path}: offset {offset} is negative")
+            raise CallerError(f"{self._volume.named(path)}: offset {offset} is negative")
         async with self._changing(path):
             known = await self._known(path, replaces)
             netfs = self._volume.netfs
@@ -84,7 +84,7 @@ class Changes:
     async def truncate(self, path: str, size: int, *, replaces: File | None) -> FileAttributes:
         """Set the size of an existing file; see `FsCache.truncate`."""
         if size < 0:
-            raise CallerError(f"{self._volume.location.volume} {path}: size {size} is negative")
+            raise CallerError(f"{self._volume.named(path)}: size {size} is negative")
         async with self._changing(path):
             known = await self._known(path, replaces)
             netfs = self._volume.netfs
@@ -156,9 +156,7 @@ class Changes:
         volume = self._volume
         volume.check_open()
         if volume.coherency.offline:
-            raise OfflineError(
-                f"{volume.location.volume} {paths[0]}: offline, and changes are made at the origin"
-            )
+            raise OfflineError(f"{volume.named(paths[0])}: offline, and changes are made at the origin")
         async with AsyncExitStack() as stack:
             for path in sorted(set(paths)):
                 await stack.enter_async_context(self._writers.setdefault(path, trio.Lock()))

@@ -48,7 +48,7 @@ from fscache_core.session import (
     session_options,
     traceback_option,
 )
-from fscache_core.transfer import OutputError, copy_any, join, send, url_of
+from fscache_core.transfer import OutputError, copy_any, join, send
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -181,7 +181,7 @@ async def ls(url: str, long: bool, as_json: bool, session: Session) -> None:
                 raise
             parent, slash, name = path.rstrip("/").rpartition("/")
             entries, top = [DirectoryEntry(name, await volume.look_up(path))], parent + slash
-        urls = [url_of(volume, join(top, entry.name)) for entry in entries]
+        urls = [volume.url_of(join(top, entry.name)) for entry in entries]
     if as_json:
         write_json(
             [
@@ -193,7 +193,7 @@ async def ls(url: str, long: bool, as_json: bool, session: Session) -> None:
     lines = []
     for entry in entries:
         is_directory = entry.attributes.kind is FileKind.DIRECTORY
-        name = printable(entry.name) + ("/" if is_directory else "")
+        name = (printable(entry.name) or "''") + ("/" if is_directory else "")
         lines.append(f"{long_line(entry.attributes)} {name}" if long else name)
     write_lines(lines)
 

@@ -149,7 +149,9 @@ class FileAttributes:
 class DirectoryEntry:
     """One entry of a listing."""
 
-    name: str  #: without its directory; undecodable bytes as surrogate escapes
+    #: Without its directory; undecodable bytes as surrogate escapes.  What no local file can be called (an
+    #: empty name, one with a ``/``) is listed all the same: recursive work says that it leaves it out.
+    name: str
     attributes: FileAttributes
 
 

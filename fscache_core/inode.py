@@ -89,7 +89,7 @@ class Inode:
         self.cookie: Cookie = acquire(volume.domain, volume.cookie, volume.definition, self)
 
     def __str__(self) -> str:
-        return f"{self.volume.location.volume} {self.path}"
+        return self.volume.named(self.path)
 
     @property
     def size(self) -> int:

@@ -43,6 +43,10 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 
+#: Files that one line names.
+NAMES_TOLD = 5
+
+
 def say(message: str) -> None:
     """One line on standard error.  That it cannot be written is no reason to stop, or to end otherwise."""
     try:
@@ -144,9 +148,7 @@ class Session:
             if with_cache or coherency.offline:
                 await self._add_caches(fscache, needed=needs_cache or coherency.offline)
             yield fscache
-            stale = sum(volume.stats.stale_served for volume in fscache.volumes)
-            if stale:
-                say(f"the origin could not be asked: {stale} file(s) served as they were cached")
+            _tell_of_stale_files(fscache)
 
     async def _add_caches(self, fscache: FsCache, *, needed: bool) -> None:
         try:
@@ -195,6 +197,14 @@ class Session:
         """Refuse the name of an adapter that is not installed."""
         if name not in {plugin.name for plugin in plugins.installed(plugins.NETFS_GROUP)}:
             raise plugins.unknown_plugin(plugins.NETFS_GROUP, name)
+
+
+def _tell_of_stale_files(fscache: FsCache) -> None:
+    stale = [(volume, path) for volume in fscache.volumes for path in sorted(volume.stale_paths)]
+    if stale:
+        names = ", ".join(volume.named(path) for volume, path in stale[:NAMES_TOLD])
+        more = ", ..." if len(stale) > NAMES_TOLD else ""
+        say(f"the origin could not be asked: {len(stale)} file(s) served as they were cached: {names}{more}")
 
 
 # -- commands ----------------------------------------------------------------------------

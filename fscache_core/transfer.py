@@ -9,11 +9,10 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from contextlib import aclosing, suppress
+from contextlib import aclosing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import quote
 
 import trio
 
@@ -154,27 +153,6 @@ def join(path: str, name: str) -> str:
     return f"{path}{name}" if path.endswith("/") or not path else f"{path}/{name}"
 
 
-def url_of(volume: Volume, path: str) -> str | None:
-    """A URL of a file or directory, or None.
-
-    How an adapter writes a path is its own affair: some take it as it is, some percent-encoded, and no hook
-    makes a URL.  But each reads one.
-    """
-    where = volume.location.volume
-    for written in (quote(path, errors="surrogateescape"), path):
-        for url in (f"{where}{written}", f"{where}/{written}"):
-            with suppress(CallerError):
-                location = volume.netfs.parse_url(url)
-                if (location.volume, location.path) == (where, path):
-                    return url
-    return None
-
-
-def named(volume: Volume, path: str) -> str:
-    """What to call a file or directory in a message."""
-    return url_of(volume, path) or f"{volume.location.volume} {path}"
-
-
 @dataclass(frozen=True, slots=True)
 class Found:
     """One entry met while walking a tree."""
@@ -200,7 +178,7 @@ async def walk(
         return
     for entry in entries:
         below = join(path, entry.name)
-        where = named(volume, below)
+        where = volume.named(below)
         attributes = entry.attributes
         if entry.name in ("", ".", "..") or "/" in entry.name or "\0" in entry.name:
             # An object store may list such names, and one of them could lead out of the destination.
@@ -288,7 +266,7 @@ async def copy_any(
         if error.errno != errno.EISDIR:
             raise
         if not recursive:
-            message = f"{named(volume, path)} is a directory; copy it with -r"
+            message = f"{volume.named(path)} is a directory; copy it with -r"
             raise CallerError(message, errno=errno.EISDIR) from error
         await copy_tree(volume, path, destination, meter, report)
         return

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import errno
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
+from urllib.parse import quote
 
 import trio
 
@@ -16,6 +17,7 @@ from fscache_core.cookie import Cookie, CookieDefinition, acquire_cookie
 from fscache_core.domain import Domain, log
 from fscache_core.errors import (
     CallerError,
+    FscacheError,
     OfflineError,
     OriginNotFoundError,
     OriginUnreachableError,
@@ -37,8 +39,8 @@ if TYPE_CHECKING:
     from fscache_core.plugins import NetfsFacade
     from fscache_core.readahead import Readahead
 
-#: Names that are remembered to be missing.
-MAX_ABSENT = 10_000
+#: Names that are remembered to be missing, or to have been served without asking the origin.
+MAX_NAMES = 10_000
 
 #: A cookie for whatever is stored under a key: it adopts, and creates nothing.
 _BY_KEY = CookieDefinition(
@@ -101,11 +103,31 @@ class Volume:
         self._rested = trio.lowlevel.ParkingLot()  # woken when something of that ends
         self.changes = Changes(self)
         self._absent: dict[str, float] = {}  # path -> trio time until which it is known not to exist
+        self.stale_paths: set[str] = set()  #: files counted by ``stats.stale_served``, the first of them
 
     def __repr__(self) -> str:
         return f"<Volume {self.location.volume}>"
 
     # -- for users -----------------------------------------------------------------------
+
+    def url_of(self, path: str) -> str | None:
+        """A URL of a file or directory, or None.
+
+        How an adapter writes a path is its own affair: some take it as it is, some percent-encoded, and no
+        hook makes a URL.  But each reads one.
+        """
+        where = self.location.volume
+        for written in (quote(path, errors="surrogateescape"), path):
+            for url in (f"{where}{written}", f"{where}/{written}"):
+                with suppress(FscacheError):
+                    location = self.netfs.parse_url(url)
+                    if (location.volume, location.path) == (where, path):
+                        return url
+        return None
+
+    def named(self, path: str) -> str:
+        """What to call a file or directory in a message."""
+        return self.url_of(path) or f"{self.location.volume} {path}"
 
     async def open_file(self, path: str, *, reopen: str = "auto") -> File:
         """Open a file in the version that coherency allows.
@@ -194,7 +216,7 @@ class Volume:
           OriginError and its kinds.
         """
         if self.coherency.offline:
-            raise OfflineError(f"{self.location.volume} {path}: offline, and listings are not cached")
+            raise OfflineError(f"{self.named(path)}: offline, and listings are not cached")
         self.check_open()
         with self.under_way():
             return await self.netfs.call("list_directory", self.netfs.list_directory, self.data, path)
@@ -276,7 +298,7 @@ class Volume:
         if coherency.offline:
             inode = await self._adopt(path)
             if inode is None:
-                raise OfflineError(f"{self.location.volume} {path}: offline, and it is not cached")
+                raise OfflineError(f"{self.named(path)}: offline, and it is not cached")
             return inode
         # What the origin was found to have replaced is not adopted again, however long its ttl.
         adopts = coherency.mode is not CoherencyMode.ALWAYS and path not in self._outdated
@@ -294,8 +316,10 @@ class Volume:
             except OriginUnreachableError as error:
                 if not coherency.stale_if_error or (inode := await self._adopt(path)) is None:
                     raise
-                log.warning("%s %s: served from the cache: %s", self.location.volume, path, error)
+                log.warning("%s: served from the cache: %s", self.named(path), error)
                 self.stats.stale_served += 1
+                if len(self.stale_paths) < MAX_NAMES:
+                    self.stale_paths.add(path)
                 return inode
             return self.open_version(path, netfs_data, checked_at)
         finally:
@@ -426,9 +450,7 @@ class Volume:
         until = self._absent.get(path)
         if until is not None:
             if trio.current_time() < until:
-                raise OriginNotFoundError(
-                    f"{self.location.volume} {path}: no such file (as of a short while ago)"
-                )
+                raise OriginNotFoundError(f"{self.named(path)}: no such file (as of a short while ago)")
             del self._absent[path]
         self.stats.origin_checks += 1
         try:
@@ -439,7 +461,7 @@ class Volume:
             if self.coherency.negative_ttl_seconds:
                 self._absent.pop(path, None)
                 self._absent[path] = trio.current_time() + self.coherency.negative_ttl_seconds
-                if len(self._absent) > MAX_ABSENT:
+                if len(self._absent) > MAX_NAMES:
                     del self._absent[next(iter(self._absent))]  # the oldest
             raise
 
@@ -449,9 +471,9 @@ class Volume:
         self._outdated.discard(path)
         attributes = self.netfs.get_attr(netfs_data)
         if attributes.kind is FileKind.DIRECTORY:
-            raise CallerError(f"{self.location.volume} {path} is a directory", errno=errno.EISDIR)
+            raise CallerError(f"{self.named(path)} is a directory", errno=errno.EISDIR)
         if attributes.kind is not FileKind.FILE:
-            raise CallerError(f"{self.location.volume} {path} is not a regular file")
+            raise CallerError(f"{self.named(path)} is not a regular file")
         current = self._inodes.newest(path)
         if current is not None:
             if current.is_version(netfs_data, attributes):

@@ -10,7 +10,7 @@ import trio
 
 from fscache_core.errors import CallerError, FscacheError, RefusedError
 from fscache_core.hookspecs import FileKind, Strength
-from fscache_core.transfer import named, walk
+from fscache_core.transfer import walk
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -59,7 +59,7 @@ class Warming:
             is_tree = self._recursive and error.errno == errno.EISDIR
             if not is_tree:
                 if error.errno == errno.EISDIR:
-                    message = f"{named(volume, path)} is a directory; warm what is in it with -r"
+                    message = f"{volume.named(path)} is a directory; warm what is in it with -r"
                     error = CallerError(message, errno=errno.EISDIR)
                 self._report(error)
         except FscacheError as error:
@@ -82,7 +82,7 @@ class Warming:
             size = cached.cached_size if cached is not None else 0
             if size is not None and size < file.size:
                 raise RefusedError(
-                    f"{named(volume, path)}: the cache took {size} of {file.size} bytes; "
+                    f"{volume.named(path)}: the cache took {size} of {file.size} bytes; "
                     "it is full, or stopped working"
                 )
             if file.attributes.strength is not Strength.STRONG:

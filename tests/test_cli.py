@@ -140,7 +140,7 @@ def test_cat_offline_never_contacts_the_origin(shell: Shell, origin: CountingOri
         ExitStatus.NOT_CACHED, "cat", "--cache", cachefiles, "--offline", origin.url("b.bin")
     )
     assert "offline" in complaint
-    assert "b.bin" in complaint
+    assert f"{origin.url('b.bin')}: " in complaint
     assert origin.n_requests == n_requests
 
 
@@ -154,7 +154,19 @@ def test_cat_serves_stale_files_only_if_told_to_and_says_so(
     done = shell.run("cat", "--cache", cachefiles, "--stale-if-error", url)
     assert (done.returncode, done.stdout) == (0, CONTENT)
     assert done.stderr.count(b"\n") == 1
-    assert b"1 file(s) served as they were cached" in done.stderr
+    assert f"1 file(s) served as they were cached: {url}\n".encode() in done.stderr
+
+
+def test_of_many_stale_files_some_are_named(shell: Shell, origin: CountingOrigin, cachefiles: str) -> None:
+    for name in "abcdefg":
+        origin.put(name, b"x")
+    urls = [origin.url(name) for name in "abcdefg"]
+    shell.output("cat", "--cache", cachefiles, *urls)
+    origin.stop()
+    done = shell.run("cat", "--cache", cachefiles, "--stale-if-error", *urls, *urls)
+    assert (done.returncode, done.stdout) == (0, b"x" * 14)
+    (line,) = done.stderr.decode().splitlines()
+    assert line.endswith(f"7 file(s) served as they were cached: {', '.join(urls[:5])}, ...")
 
 
 def test_cat_immutable_does_not_ask_about_what_is_cached(

@@ -86,6 +86,8 @@ class Bucket:
     def describe(self, name: ObjectName, offset: int | None = None, size: int = 0) -> str:
         """Origin, key and range, for an error."""
         text = f"s3://{self.name}/{printable(name.path)} at {self.account.endpoint}"
+        if self.account.anonymous:
+            text += " without credentials"
         return text if offset is None else f"{text}, bytes {offset}-{offset + size - 1}"
 
     async def close(self) -> None:

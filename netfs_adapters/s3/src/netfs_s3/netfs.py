@@ -225,7 +225,8 @@ class S3Netfs:
 
     @netfs_hook
     async def list_directory(self, volume: Bucket, path: str) -> Sequence[DirectoryEntry]:
-        """Names up to the next ``/``.  A directory whose name is empty (``a//b``) is listed as ``/``.
+        """Names up to the next ``/``.  A directory whose name is empty (``a//b``) is listed as ``/``; an
+        object with content that has the name of the directory (``a/``) as a file without a name.
 
         Raises:
           CallerError: it is an object (ENOTDIR).
@@ -239,9 +240,8 @@ class S3Netfs:
             while True:
                 page = await volume.list_page(prefix, continuation=continuation)
                 for key, version in page.objects:
-                    if key == prefix:
-                        marked = True
-                    else:
+                    marked = marked or key == prefix
+                    if key != prefix or version.size:
                         entries.append(DirectoryEntry(key[len(prefix) :], version.attributes()))
                 entries += (
                     DirectoryEntry(below[len(prefix) : -1] or "/", _DIRECTORY) for below in page.prefixes
