@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Any
 import click
 import trio
 
-from fscache_core import cache_commands
 from fscache_core.errors import CallerError, FscacheError
 from fscache_core.exit_status import ExitStatus, cause, exit_status
 from fscache_core.hookspecs import DirectoryEntry, FileKind
@@ -51,14 +50,30 @@ from fscache_core.session import (
 from fscache_core.transfer import OutputError, copy_any, join, send
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
 
 # -- commands ----------------------------------------------------------------------------
 
 
 class Commands(click.Group):
-    """The subcommands.  For an interrupt and for output nobody reads click has a way of its own; not ours."""
+    """The subcommands.  For an interrupt and for output nobody reads click has a way of its own; not ours.
+
+    Those on what caches hold are imported when they are asked for: ``fscache cat`` is not to pay for them.
+    """
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        return super().get_command(ctx, cmd_name) or self._complete().get(cmd_name)
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted(self._complete())
+
+    def _complete(self) -> Mapping[str, click.Command]:
+        from fscache_core import cache_commands
+
+        for command in cache_commands.COMMANDS:
+            self.add_command(command)
+        return self.commands
 
     def make_context(
         self,
@@ -247,10 +262,6 @@ def base_name(url: str, path: str) -> str:
     if name in ("", ".", "..") or "\0" in name:
         raise CallerError(f"{url} has no name of its own; give a DEST that is not a directory")
     return name
-
-
-for command in cache_commands.COMMANDS:
-    fscache_command.add_command(command)
 
 
 # -- the way in and out ------------------------------------------------------------------

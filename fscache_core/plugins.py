@@ -179,7 +179,7 @@ def load(group: str, name: str) -> Callable[..., object]:
     except SystemExit as error:  # its module ends the program
         failed(None, None, error)
     plugin = manager.driver
-    _check_api_version(kind, name, plugin, _distributions(group, name))
+    _check_api_version(kind, name, plugin, lambda: _distributions(group, name))
     if not callable(plugin):
         raise InstallationError(f"{kind} {name} ({_distributions(group, name)}) is not a class or function")
     made: Callable[..., object] = plugin
@@ -237,11 +237,12 @@ def _described(group: str, name: str, plugin: object) -> str:
     return name
 
 
-def _check_api_version(kind: str, name: str, plugin: object, distribution: str) -> None:
+def _check_api_version(kind: str, name: str, plugin: object, origin: Callable[[], str]) -> None:
+    """``origin`` tells where the plugin is from, which takes long to find out."""
     version = getattr(plugin, "api_version", API_VERSION)
     if version != API_VERSION:
         raise ApiVersionError(
-            f"{kind} {name} ({distribution}) was built for plugin API {version}; "
+            f"{kind} {name} ({origin()}) was built for plugin API {version}; "
             f"this fscache-core has {API_VERSION}"
         )
 
@@ -261,7 +262,7 @@ class _Hooks:
         self, group: str, spec: type, plugin: object, name: str, wrappers: Sequence[Wrapper]
     ) -> None:
         kind = _KINDS[group]
-        _check_api_version(kind, name, plugin, type(plugin).__module__)
+        _check_api_version(kind, name, plugin, lambda: type(plugin).__module__)
         manager = pluggy.PluginManager(group)
         manager.add_hookspecs(spec)
         try:

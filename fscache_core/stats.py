@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, init=False)
 class Stats:
     """Every counter of the reference.  Field ``label_key`` is row ``label``, key ``key``."""
 
@@ -117,6 +117,13 @@ class Stats:
     cacheev_stl: int = 0
     cacheev_rtr: int = 0
     cacheev_cul: int = 0
+
+    def __init__(self, **counts: int) -> None:
+        # To have one made, with a hundred arguments, takes longer than the rest of this module.
+        for name in counters():
+            setattr(self, name, counts.pop(name, 0))
+        if counts:
+            raise TypeError(f"no such counters: {', '.join(counts)}")
 
     def text(self) -> str:
         """The reference's text form, exactly."""
