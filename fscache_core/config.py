@@ -33,9 +33,7 @@ from pathlib import Path
 
 from fscache_core.coherency import Coherency
 from fscache_core.errors import CacheUnusableError, CallerError
-
-_SIZE = re.compile(r"(\d+) ?([KMGT])(iB|B)?", re.ASCII)
-_POWERS = {"K": 1, "M": 2, "G": 3, "T": 4}
+from fscache_core.option import size_of
 
 _NO_HOME = "there is no home directory ($HOME)"
 
@@ -133,8 +131,8 @@ def option_value(text: str) -> object:
 
 def _expanded(text: str) -> object:
     """What a text stands for in TOML, too, where numbers and booleans have a type of their own."""
-    if size := _SIZE.fullmatch(text):
-        return int(size[1]) * 1024 ** _POWERS[size[2]]
+    if (size := size_of(text)) is not None:
+        return size
     if text == "~" or text.startswith("~/"):
         home = home_directory()
         if home is None:

@@ -239,6 +239,7 @@ def test_the_kind_of_filesystem_is_known(tmp_path: Path) -> None:
         ({"max_bytes": "many"}, "not a size"),
         ({"max_files": "-1"}, "not a size"),
         ({"force": "perhaps"}, "neither true nor false"),
+        ({"force": 2}, "neither true nor false"),
     ],
 )
 def test_an_option_that_makes_no_sense_is_the_callers_fault(options: dict[str, object], says: str) -> None:
@@ -256,7 +257,7 @@ def test_options_may_be_written_as_on_a_command_line(tmp_path: Path) -> None:
         bstop=5,
         max_bytes="20G",
         max_files="100k",
-        force="yes",
+        force=1,  # what a command line makes of force=1
         sync="false",
     )
 

@@ -288,7 +288,7 @@ def test_a_malformed_account_is_refused_without_showing_secrets(
 @pytest.mark.parametrize("option", ["endpoint", "region", "profile", "identity"])
 @pytest.mark.parametrize("value", [5, True, 0])
 def test_an_option_that_is_no_text_is_refused_by_name(option: str, value: int) -> None:
-    with pytest.raises(CallerError, match=f"^s3 option {option} must be text, not {value!r}$"):
+    with pytest.raises(CallerError, match=f"^s3: {option}={value!r} is not a text$"):
         S3Netfs(**{option: value})  # type: ignore[arg-type]
 
 

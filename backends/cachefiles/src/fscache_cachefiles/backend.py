@@ -44,6 +44,7 @@ from fscache_core.errors import (
 )
 from fscache_core.folio import PAGE_SHIFT, Folio
 from fscache_core.hookspecs import API_VERSION, Problem, VerifyReport, cache_hook
+from fscache_core.option import read_flag
 from fscache_core.outcome import (
     NOT_RESIDENT,
     AuxOutcome,
@@ -119,8 +120,8 @@ class CachefilesBackend:
         max_bytes: int | str | None = None,
         max_files: int | str | None = None,
         max_open: int | str | None = None,
-        force: bool | str = False,
-        sync: bool | str = False,
+        force: int | str = False,
+        sync: int | str = False,
         secctx: str | None = None,
     ) -> None:
         if dir is None or not os.fspath(dir):
@@ -133,8 +134,8 @@ class CachefilesBackend:
         self._max_bytes = options.size("max_bytes", max_bytes)
         self._max_files = options.size("max_files", max_files)
         self._max_open = options.size("max_open", max_open)
-        self._force = options.switch("force", force)
-        self._sync = options.switch("sync", sync)
+        self._force = read_flag("cachefiles: force", force)
+        self._sync = read_flag("cachefiles: sync", sync)
         self._label = CreationLabel(secctx)
         self._limiter = trio.CapacityLimiter(16)
         self._root: Root | None = None

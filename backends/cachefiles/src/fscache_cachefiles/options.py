@@ -1,17 +1,9 @@
 """Options as people write them: ``--cache cachefiles:dir=/x,verify=always,max_bytes=20G``."""
 
-import re
-
 from fscache_cachefiles.backing import Verify
 from fscache_cachefiles.space import check_percent
 from fscache_core.errors import CallerError
-
-_SIZE = re.compile(r"(\d+)\s*([KMGT]?)(?:i?B)?", re.IGNORECASE)
-_SHIFTS = {"": 0, "K": 10, "M": 20, "G": 30, "T": 40}
-_SWITCHES = {
-    **dict.fromkeys(("true", "yes", "on", "1"), True),
-    **dict.fromkeys(("false", "no", "off", "0"), False),
-}
+from fscache_core.option import read_size
 
 
 def verify(value: str) -> Verify:
@@ -38,19 +30,5 @@ def percentages(**values: int | str) -> dict[str, int]:
 
 
 def size(name: str, value: int | str | None) -> int | None:
-    """A number, with a binary suffix if need be: ``500M``, ``20G``, ``1TiB``."""
-    if value is None or value == "":
-        return None
-    match = _SIZE.fullmatch(str(value).strip())
-    if match is None:
-        raise CallerError(f"cachefiles: {name}={value!r} is not a size like 500M or 20G")
-    return int(match[1]) << _SHIFTS[match[2].upper()]
-
-
-def switch(name: str, value: bool | str) -> bool:
-    if isinstance(value, bool):
-        return value
-    try:
-        return _SWITCHES[value.lower()]
-    except KeyError:
-        raise CallerError(f"cachefiles: {name}={value!r} is neither true nor false") from None
+    """As `read_size`; None if it is not given."""
+    return None if value is None or value == "" else read_size(f"cachefiles: {name}", value)

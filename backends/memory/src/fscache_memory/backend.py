@@ -21,7 +21,7 @@ from fscache_core.hookspecs import (
     cache_hook,
 )
 from fscache_core.object import CacheObject
-from fscache_core.size import read_size
+from fscache_core.option import read_size
 from fscache_memory.space import Space
 from fscache_memory.version import (
     BLOCK_OVERHEAD,
@@ -64,9 +64,7 @@ class MemoryBackend:
     api_version = API_VERSION
 
     def __init__(self, max_bytes: int | str | None = None) -> None:
-        ceiling = None if max_bytes is None else read_size("memory: max_bytes", max_bytes)
-        if ceiling is not None and ceiling <= 0:
-            raise CallerError(f"memory: max_bytes={max_bytes!r} is not above 0")
+        ceiling = None if max_bytes is None else read_size("memory: max_bytes", max_bytes, at_least=1)
         self.space = Space(ceiling)
         self._touch = self.space.touch
         self.root = Version(None, (CookieType.INDEX, b""), b"", 0)

@@ -22,6 +22,7 @@ from fscache_core.errors import (
 )
 from fscache_core.hookspecs import API_VERSION, DirectoryEntry, FileAttributes, Location, netfs_hook
 from fscache_core.netfs import fit_key
+from fscache_core.option import read_count, read_number, read_size, read_words
 from netfs_fsspec.failure import fail
 from netfs_fsspec.url import Place, split
 from netfs_fsspec.version import Version
@@ -85,13 +86,14 @@ class FsspecNetfs:
     ) -> None:
         self._storage_options = _table(storage_options)
         self._identity = identity
-        self._trusted = frozenset(_words(trust))
-        self._threads = int(_number("threads", threads, at_least=1))
-        self._piece_size = int(_number("piece_bytes", piece_bytes, at_least=4096))
-        self._deadline_seconds = _number("deadline_seconds", deadline_seconds, at_least=0.001)
-        self._retries = int(_number("retries", retries, at_least=0))
-        self._backoff_seconds = _number("backoff_seconds", backoff_seconds, at_least=0)
-        self._margin_ns = int(_number("clock_margin_seconds", clock_margin_seconds, at_least=0) * 1e9)
+        self._trusted = frozenset(read_words("fsspec: trust", trust))
+        self._threads = read_count("fsspec: threads", threads)
+        self._piece_size = read_size("fsspec: piece_bytes", piece_bytes, at_least=4096)
+        self._deadline_seconds = read_number("fsspec: deadline_seconds", deadline_seconds, at_least=0.001)
+        self._retries = read_count("fsspec: retries", retries, at_least=0)
+        self._backoff_seconds = read_number("fsspec: backoff_seconds", backoff_seconds)
+        margin_seconds = read_number("fsspec: clock_margin_seconds", clock_margin_seconds)
+        self._margin_ns = int(margin_seconds * 1e9)
 
     # -- volumes and names ---------------------------------------------------------------
 
@@ -246,18 +248,3 @@ def _table(value: str | Mapping[str, Mapping[str, object]]) -> dict[str, dict[st
             'fsspec: storage_options: not a table by protocol, such as {"gs": {"token": "anon"}}'
         )
     return {str(name): dict(each) for name, each in found.items()}
-
-
-def _words(value: str | Iterable[str]) -> list[str]:
-    parts = value.split(",") if isinstance(value, str) else value
-    return [part.strip() for part in parts if part.strip()]
-
-
-def _number(name: str, value: float | str, *, at_least: float) -> float:
-    try:
-        number = float(value)
-    except ValueError:
-        raise CallerError(f"fsspec: {name}={value}: not a number") from None
-    if not number >= at_least:
-        raise CallerError(f"fsspec: {name}={value}: must be at least {at_least:g}")
-    return number

@@ -10,9 +10,10 @@ import trio
 from fscache_core.errors import CallerError
 from fscache_core.hookspecs import API_VERSION, AuxOutcome, FileAttributes, Location, netfs_hook
 from fscache_core.netfs import fit_key
+from fscache_core.option import read_count, read_flag, read_number, read_words
 from netfs_http import url as urls
 from netfs_http.failure import Failure, Patience, patience
-from netfs_http.settings import Credentials, Settings, flag, header_lines, number, words
+from netfs_http.settings import Credentials, Settings, header_lines
 from netfs_http.version import Version
 
 if TYPE_CHECKING:
@@ -78,19 +79,20 @@ class HttpNetfs:
         identity: str = "",
     ) -> None:
         self._settings = Settings(
-            timeout_seconds=number("timeout_seconds", timeout_seconds, at_least=0.001),
-            connect_timeout_seconds=number(
-                "connect_timeout_seconds", connect_timeout_seconds, at_least=0.001
+            timeout_seconds=read_number("http: timeout_seconds", timeout_seconds, at_least=0.001),
+            connect_timeout_seconds=read_number(
+                "http: connect_timeout_seconds", connect_timeout_seconds, at_least=0.001
             ),
-            deadline_seconds=number("deadline_seconds", deadline_seconds, at_least=0.001),
-            retries=int(number("retries", retries, at_least=0)),
-            backoff_seconds=number("backoff_seconds", backoff_seconds, at_least=0),
-            connections=int(number("connections", connections, at_least=1)),
-            trust_env=flag("trust_env", trust_env),
+            deadline_seconds=read_number("http: deadline_seconds", deadline_seconds, at_least=0.001),
+            retries=read_count("http: retries", retries, at_least=0),
+            backoff_seconds=read_number("http: backoff_seconds", backoff_seconds),
+            connections=read_count("http: connections", connections),
+            trust_env=read_flag("http: trust_env", trust_env),
             ca_file=ca_file,
             user_agent=user_agent,
         )
-        lines, allowed = header_lines(headers), frozenset(host.lower() for host in words(hosts))
+        lines = header_lines(headers)
+        allowed = frozenset(host.lower() for host in read_words("http: hosts", hosts))
         if lines and not allowed:
             raise CallerError("http: headers: say which hosts may see them (option hosts)")
         self._credentials = Credentials(lines, allowed, netrc, identity)

@@ -12,7 +12,7 @@ from fscache_core.errors import CallerError
 from netfs_http.url import host_and_port
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Mapping
 
 _HEADER = re.compile(r"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*([\x20-\x7e]*)")
 #: What the adapter itself must be able to rely on.
@@ -98,26 +98,3 @@ def header_lines(value: str | Mapping[str, str]) -> dict[str, str]:
             raise CallerError(f"http: headers: {match[1]} is set by the adapter")
         headers[match[1]] = match[2].rstrip()
     return headers
-
-
-def words(value: str | Iterable[str]) -> list[str]:
-    """A list, or a text with commas."""
-    parts = value.split(",") if isinstance(value, str) else value
-    return [part.strip() for part in parts if part.strip()]
-
-
-def flag(name: str, value: bool | str) -> bool:
-    text = str(value).lower()
-    if text not in ("true", "false", "yes", "no", "on", "off", "1", "0"):
-        raise CallerError(f"http: {name}={value}: neither true nor false")
-    return text in ("true", "yes", "on", "1")
-
-
-def number(name: str, value: float | str, *, at_least: float) -> float:
-    try:
-        found = float(value)
-    except ValueError:
-        raise CallerError(f"http: {name}={value}: not a number") from None
-    if not found >= at_least:
-        raise CallerError(f"http: {name}={value}: must be at least {at_least:g}")
-    return found

@@ -23,6 +23,7 @@ from fscache_core.errors import (
 )
 from fscache_core.hookspecs import API_VERSION, DirectoryEntry, FileAttributes, Location, netfs_hook
 from fscache_core.netfs import fit_key
+from fscache_core.option import read_count, read_flag, read_number, read_size, read_words
 from netfs_localdir import disk
 from netfs_localdir.version import IGNORABLE, Filesystems, Version
 
@@ -94,20 +95,21 @@ class LocaldirNetfs:
         mount_points: str | Iterable[str] = (),
         shared: bool | str = False,
     ) -> None:
-        self._threads = int(_number("threads", threads, at_least=1))
-        self._piece_size = int(_number("piece_bytes", piece_bytes, at_least=4096))
-        self._deadline_seconds = _number("deadline_seconds", deadline_seconds, at_least=0.001)
-        self._clock_margin_ns = int(_number("clock_margin_seconds", clock_margin_seconds, at_least=0) * 1e9)
-        self._ignore = frozenset(_words(ignore))
+        self._threads = read_count("localdir: threads", threads)
+        self._piece_size = read_size("localdir: piece_bytes", piece_bytes, at_least=4096)
+        self._deadline_seconds = read_number("localdir: deadline_seconds", deadline_seconds, at_least=0.001)
+        margin_seconds = read_number("localdir: clock_margin_seconds", clock_margin_seconds)
+        self._clock_margin_ns = int(margin_seconds * 1e9)
+        self._ignore = frozenset(read_words("localdir: ignore", ignore))
         if self._ignore - IGNORABLE:
             raise CallerError(
                 f"localdir: ignore={','.join(sorted(self._ignore))}: can be {', '.join(sorted(IGNORABLE))}"
             )
-        self._mount_points = tuple(_words(mount_points))
+        self._mount_points = read_words("localdir: mount_points", mount_points)
         for point in self._mount_points:
             if not os.path.isabs(point):
                 raise CallerError(f"localdir: mount_points={point}: not an absolute path")
-        self._shared = _flag("shared", shared)
+        self._shared = read_flag("localdir: shared", shared)
 
     # -- volumes and names ---------------------------------------------------------------
 
@@ -342,26 +344,3 @@ def _canonical(path: str) -> str:
 
 def _url(path: str) -> str:
     return "file://" + quote(os.fsencode(path))
-
-
-def _words(value: str | Iterable[str]) -> list[str]:
-    if isinstance(value, str):
-        value = value.split(",")
-    return [word.strip() for word in value if word.strip()]
-
-
-def _flag(name: str, value: bool | str) -> bool:
-    text = str(value).lower()
-    if text not in ("true", "false", "yes", "no", "on", "off", "1", "0"):
-        raise CallerError(f"localdir: {name}={value}: neither true nor false")
-    return text in ("true", "yes", "on", "1")
-
-
-def _number(name: str, value: float | str, *, at_least: float) -> float:
-    try:
-        number = float(value)
-    except ValueError:
-        raise CallerError(f"localdir: {name}={value}: not a number") from None
-    if not number >= at_least:
-        raise CallerError(f"localdir: {name}={value}: must be at least {at_least:g}")
-    return number

@@ -19,6 +19,7 @@ from fscache_core.hookspecs import (
     netfs_hook,
 )
 from fscache_core.netfs import fit_key
+from fscache_core.option import read_count, read_flag, read_number
 from netfs_s3.account import resolve_account
 from netfs_s3.arrival import Arrival
 from netfs_s3.bucket import PART_SIZE, Bucket
@@ -100,14 +101,16 @@ class S3Netfs:
         self._region = _text("region", region)
         self._profile = _text("profile", profile)
         self._identity = _text("identity", identity)
-        self._anonymous = _flag("anonymous", anonymous)
-        self._requester_pays = _flag("requester_pays", requester_pays)
-        self._virtual_hosted = None if virtual_hosted is None else _flag("virtual_hosted", virtual_hosted)
-        self._deadlines = Deadlines(
-            deadline_seconds=_positive("deadline_seconds", deadline_seconds),
-            connect_seconds=_positive("connect_seconds", connect_seconds),
+        self._anonymous = read_flag("s3: anonymous", anonymous)
+        self._requester_pays = read_flag("s3: requester_pays", requester_pays)
+        self._virtual_hosted = (
+            None if virtual_hosted is None else read_flag("s3: virtual_hosted", virtual_hosted)
         )
-        self._parallel = int(_positive("parallel", parallel, whole=True))
+        self._deadlines = Deadlines(
+            deadline_seconds=read_number("s3: deadline_seconds", deadline_seconds, at_least=0.001),
+            connect_seconds=read_number("s3: connect_seconds", connect_seconds, at_least=0.001),
+        )
+        self._parallel = read_count("s3: parallel", parallel)
 
     # -- where files are -----------------------------------------------------------------
 
@@ -296,34 +299,5 @@ def _prefix(key: str) -> str:
 
 def _text(option: str, value: object) -> str | None:
     if not isinstance(value, str | None):
-        raise CallerError(f"s3 option {option} must be text, not {value!r}")
+        raise CallerError(f"s3: {option}={value!r} is not a text")
     return value or None
-
-
-def _flag(option: str, value: bool | str) -> bool:
-    if isinstance(value, bool):
-        return value
-    found = {
-        "true": True,
-        "yes": True,
-        "on": True,
-        "1": True,
-        "false": False,
-        "no": False,
-        "off": False,
-        "0": False,
-    }
-    try:
-        return found[value.lower()]
-    except (KeyError, AttributeError):
-        raise CallerError(f"s3 option {option} must be true or false, not {value!r}") from None
-
-
-def _positive(option: str, value: float | str, *, whole: bool = False) -> float:
-    try:
-        number = int(value) if whole else float(value)
-    except (TypeError, ValueError):
-        number = 0
-    if not 0 < number < 1e9:
-        raise CallerError(f"s3 option {option} must be a positive number, not {value!r}")
-    return number

@@ -13,8 +13,9 @@ import trio
 from fscache_core.errors import CallerError, OriginError, StaleError
 from fscache_core.hookspecs import API_VERSION, DirectoryEntry, FileKind, Location, netfs_hook
 from fscache_core.netfs import fit_key
+from fscache_core.option import read_count, read_number
 from netfs_sshfs.file import File
-from netfs_sshfs.options import Options, number, paths, whole_number
+from netfs_sshfs.options import Options, paths
 from netfs_sshfs.url import printable, split_url, wire_path
 from netfs_sshfs.version import Version
 from netfs_sshfs.volume import Volume
@@ -81,16 +82,16 @@ class SshfsNetfs:
             client_keys=paths("client_keys", client_keys),
             config=paths("config", config),
             proxy_jump=proxy_jump or None,
-            connect_timeout=number("connect_timeout", connect_timeout, above=0),
-            deadline_seconds=number("deadline_seconds", deadline_seconds, above=0),
-            reconnect_seconds=number("reconnect_seconds", reconnect_seconds),
-            outage_seconds=number("outage_seconds", outage_seconds),
+            connect_timeout=read_number("sshfs: connect_timeout", connect_timeout, at_least=0.001),
+            deadline_seconds=read_number("sshfs: deadline_seconds", deadline_seconds, at_least=0.001),
+            reconnect_seconds=read_number("sshfs: reconnect_seconds", reconnect_seconds),
+            outage_seconds=read_number("sshfs: outage_seconds", outage_seconds),
             keepalive_seconds=None
             if keepalive_seconds is None
-            else number("keepalive_seconds", keepalive_seconds),
-            clock_margin_seconds=number("clock_margin_seconds", clock_margin_seconds),
-            max_requests=whole_number("max_requests", max_requests),
-            max_open_files=whole_number("max_open_files", max_open_files),
+            else read_number("sshfs: keepalive_seconds", keepalive_seconds),
+            clock_margin_seconds=read_number("sshfs: clock_margin_seconds", clock_margin_seconds),
+            max_requests=read_count("sshfs: max_requests", max_requests),
+            max_open_files=read_count("sshfs: max_open_files", max_open_files),
         )
 
     # Volumes and names.

@@ -40,28 +40,9 @@ def paths(name: str, value: object) -> tuple[str, ...] | None:
     elif isinstance(value, os.PathLike):
         value = [value]
     if not isinstance(value, (list, tuple)) or not all(isinstance(v, (str, os.PathLike)) for v in value):
-        raise CallerError(f"sshfs option {name}: not a list of file names: {value!r}")
+        raise CallerError(f"sshfs: {name}: not a list of file names: {value!r}")
     found = tuple(str(Path(v).expanduser()) for v in value)
     for path in found:
         if not os.access(path, os.R_OK):
-            raise CallerError(f"sshfs option {name}: cannot read {path}")
+            raise CallerError(f"sshfs: {name}: cannot read {path}")
     return found
-
-
-def number(name: str, value: object, *, above: float | None = None) -> float:
-    """A number that is not negative, or if ``above`` is given, greater than that."""
-    try:
-        found = float(str(value))
-    except ValueError:
-        raise CallerError(f"sshfs option {name}: not a number: {value!r}") from None
-    if not (found >= 0 if above is None else found > above) or found == float("inf"):
-        raise CallerError(f"sshfs option {name}: out of range: {value!r}")
-    return found
-
-
-def whole_number(name: str, value: object) -> int:
-    """A positive integer."""
-    found = number(name, value, above=0)
-    if not found.is_integer():
-        raise CallerError(f"sshfs option {name}: not a whole number: {value!r}")
-    return int(found)
