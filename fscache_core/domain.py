@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from fscache_core.fetch_buffers import FetchBuffers
 from fscache_core.stats import Histogram, Stats
 
 if TYPE_CHECKING:
@@ -78,6 +79,7 @@ class Domain:
         self.fetches_size = 0  # bytes in the buffers of all fetches, those kept included
         self.kept_fetches_size = 0  # of that, bytes of fetches that are over
         self.kept_fetches: dict[object, Callable[[], None]] = {}  # those, oldest first; call to free
+        self.fetch_buffers = FetchBuffers()
 
     def spawn(self, function: Callable[[], Awaitable[None]], name: str) -> None:
         self.nursery.start_soon(self._shielded, function, name=name)
@@ -109,6 +111,12 @@ class Domain:
         """Free what is merely kept, oldest first, so far as ``size`` more bytes need that."""
         while self.kept_fetches and self.fetches_size + size > self.limits.fetch_size:
             next(iter(self.kept_fetches.values()))()
+
+    def give_fetch_room(self, size: int) -> None:
+        """Note that a fetch is gone, and its buffer."""
+        self.fetches_size -= size
+        if not self.fetches_size:
+            self.fetch_buffers.clear()
 
     @property
     def has_caches(self) -> bool:

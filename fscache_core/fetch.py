@@ -27,6 +27,10 @@ if TYPE_CHECKING:
 #: Arrived bytes are stored in runs of at least this many bytes while more are to come.
 STORE_SIZE = 1 << 20
 
+#: Where more is to come, stores end at a multiple of this in the file: to add to a part of a backend's block
+#: costs it reading what is there.
+STORE_ALIGNMENT = 64 << 10
+
 #: Seconds after which less is stored, if the origin is slow: other processes wait for it.
 STORE_SECONDS = 0.5
 
@@ -47,6 +51,7 @@ class Fetch:
         "over",
         "ready",
         "scope",
+        "size",
         "stored",
     )
 
@@ -56,8 +61,8 @@ class Fetch:
         self.end = first + n_pages
         self._ask_cache = ask_cache
         offset = first << PAGE_SHIFT
-        size = min(n_pages << PAGE_SHIFT, inode.size - offset)
-        self._buffer = memoryview(bytearray(size))
+        self.size = min(n_pages << PAGE_SHIFT, inode.size - offset)  #: bytes
+        self._buffer = memoryview(inode.volume.domain.fetch_buffers.take(self.size))
         self._lot = trio.lowlevel.ParkingLot()
         self.ready = PageRuns()  #: pages whose bytes are in the buffer, known to be right
         self.error: FscacheError | None = None
@@ -69,10 +74,6 @@ class Fetch:
 
     def __repr__(self) -> str:
         return f"<Fetch pages {self.first}..{self.end - 1} of {self.inode}>"
-
-    @property
-    def size(self) -> int:
-        return len(self._buffer)
 
     async def wait_ready(self, page_index: int) -> bool:
         """Wait until a page is ready; False if the fetch was given up before it came.
@@ -115,6 +116,17 @@ class Fetch:
         """Copy ready bytes of the file at ``offset`` into ``buffer``."""
         start = offset - (self.first << PAGE_SHIFT)
         buffer[:] = self._buffer[start : start + len(buffer)]
+
+    def give_buffer(self) -> None:
+        """Let the next fetch have the memory.  Nothing more is ready."""
+        memory = self._buffer.obj
+        assert isinstance(memory, bytearray)
+        self.ready = PageRuns()
+        try:
+            self._buffer.release()
+        except BufferError:
+            return
+        self.inode.volume.domain.fetch_buffers.give(memory)
 
     async def run(self) -> None:
         """The task.  It ends when what arrived is stored, so that until then readers find it here."""
@@ -180,8 +192,13 @@ class Fetch:
         kept = 0  # pages handed to the cache
         kept_at = trio.current_time()
 
+        def keep(pages: int) -> None:
+            nonlocal kept, kept_at
+            self._store(first + kept, pages - kept)
+            kept, kept_at = pages, trio.current_time()
+
         def arrived(n_bytes: int) -> None:
-            nonlocal at, ready, kept, kept_at
+            nonlocal at, ready
             if not at <= n_bytes <= size:
                 raise PluginError(
                     f"netfs {inode.netfs.name}: fetch said that {n_bytes} bytes of {size} arrived after {at}",
@@ -194,13 +211,13 @@ class Fetch:
                 self.ready.add(first + ready, whole - ready)
                 ready = whole
                 self._lot.unpark_all()
-            if (
-                at == size
-                or (ready - kept) << PAGE_SHIFT >= STORE_SIZE
-                or (ready > kept and trio.current_time() - kept_at >= STORE_SECONDS)
-            ):
-                self._store(first + kept, ready - kept)
-                kept, kept_at = ready, trio.current_time()
+            aligned = ready - (first + ready) % (STORE_ALIGNMENT >> PAGE_SHIFT)
+            if at == size:
+                keep(ready)
+            elif (aligned - kept) << PAGE_SHIFT >= STORE_SIZE:
+                keep(aligned)
+            elif ready > kept and trio.current_time() - kept_at >= STORE_SECONDS:
+                keep(aligned if aligned > kept else ready)
 
         try:
             netfs = inode.netfs
@@ -208,8 +225,7 @@ class Fetch:
             if at < size:
                 arrived(size)
         finally:
-            if kept < ready:
-                self._store(first + kept, ready - kept)
+            keep(ready)
 
     def _store(self, first: int, n_pages: int) -> None:
         if n_pages:

@@ -160,15 +160,16 @@ class File:
                 self._told_size = True
                 return 0
             inode, window = self._inode, self._window
+            asked = window.ahead
             try:
-                missed = await inode.read_into(offset, buffer[:n], window.read(offset, n))
+                missed = await inode.read_into(offset, buffer[:n], *window.read(offset, n))
             except StaleError:
                 if not await self._reopen(inode):
                     raise
                 continue
             if self._version is inode or self.decide(inode):
                 if not missed:
-                    window.rest()  # all of it is cached: nothing to read ahead of
+                    window.found(offset + n, asked)
                 return n
 
     def _clamp(self, offset: int, size: int) -> int:

@@ -44,7 +44,7 @@ class Inode:
     """One version of one file."""
 
     __slots__ = (
-        "_asked",
+        "_absent",
         "_check_time_kept",
         "_damaged_seen",
         "_evicted",
@@ -84,7 +84,7 @@ class Inode:
         self._kept: list[Fetch] = []
         self._damaged_seen = 0
         self._check_time_kept = 0.0
-        self._asked: list[PageRuns] = []  # of every reader: pages that the cache did not have
+        self._absent: list[PageRuns] = []  # of every reader: pages that the cache did not have
         acquire = acquire_cookie if adopt else acquire_or_go_without
         self.cookie: Cookie = acquire(volume.domain, volume.cookie, volume.definition, self)
 
@@ -157,27 +157,31 @@ class Inode:
 
     # -- reading -------------------------------------------------------------------------
 
-    async def read_into(self, offset: int, buffer: memoryview, ahead: int) -> bool:
+    async def read_into(self, offset: int, buffer: memoryview, asked: int, ahead: int) -> bool:
         """Fill ``buffer`` from ``offset``; the range is within the file and not empty.
 
         Returns whether anything had to be fetched.
 
         Args:
           ahead: byte offset up to which to fetch beyond the range, if anything must be fetched at all.
+          asked: byte offset up to which this reader has been read ahead for already.
 
         Raises:
           StaleError, OriginError: what is missing cannot be had.  The buffer's content is undefined.
         """
         first, stats = offset >> PAGE_SHIFT, self.volume.stats
         end = page_count(offset + len(buffer))
-        have, asked, missed = PageRuns(), PageRuns(), False
-        self._asked.append(asked)
+        have, absent, missed = PageRuns(), PageRuns(), False
+        self._absent.append(absent)
         try:
             while (gap := next(have.gaps(first, end - first), None)) is not None:
                 page, n_pages = gap
                 fetch = self._fetch_of(page)
                 if fetch is not None:
                     missed = True
+                    if asked < ahead:
+                        self.read_ahead(asked, ahead)
+                        asked = ahead
                     if not await self._wait_ready(fetch, page):
                         continue
                     ready_end = min(fetch.ready_end(page), page + n_pages)
@@ -188,9 +192,9 @@ class Inode:
                     continue
                 self.volume.check_open()
                 n_pages = self._until_fetch(page, n_pages)
-                unasked = next(asked.gaps(page, n_pages), None)
+                unasked = next(absent.gaps(page, n_pages), None)
                 if unasked is not None and unasked[0] == page:
-                    asked.add(*unasked)
+                    absent.add(*unasked)
                     await self._read_cached(*unasked, offset, buffer, have)
                     continue
                 if unasked is not None:
@@ -199,7 +203,7 @@ class Inode:
                     continue  # what was missing may have come meanwhile
                 self._start_fetches(page, n_pages, ahead)
         finally:
-            self._asked.remove(asked)
+            self._absent.remove(absent)
         if missed:
             stats.misses += 1
         else:
@@ -314,7 +318,8 @@ class Inode:
         domain = self.volume.domain
         step = max(1, self.volume.readahead.fetch_size >> PAGE_SHIFT)
         while n_pages > 0:
-            n = min(n_pages, step)
+            # More than one end where the next reader's would, too.
+            n = n_pages if n_pages <= step else step - page % step
             domain.make_fetch_room(n << PAGE_SHIFT)
             fetch = Fetch(self, page, n, ask_cache=ask_cache)
             domain.fetches_size += fetch.size
@@ -326,13 +331,16 @@ class Inode:
     def fetch_ended(self, fetch: Fetch) -> None:
         """Called by a fetch's task at its end."""
         self.fetches.remove(fetch)
-        for asked in self._asked:
-            asked.remove(fetch.first, fetch.end - fetch.first)
+        for absent in self._absent:
+            absent.remove(fetch.first, fetch.end - fetch.first)
         if isinstance(fetch.error, StaleError):
             self.become_stale()
         domain = self.volume.domain
         if fetch.stored or not self.n_open or domain.fetches_size > domain.limits.fetch_size:
-            domain.fetches_size -= fetch.size
+            # What was broken off may be written to still, by a plugin that does not keep to the contract.
+            if not fetch.n_waiting and fetch.error is None and not fetch.given_up:
+                fetch.give_buffer()
+            domain.give_fetch_room(fetch.size)
             return
         self._kept.append(fetch)
         domain.kept_fetches[fetch] = lambda: self._let_go(fetch)
@@ -346,7 +354,7 @@ class Inode:
         self._kept.remove(fetch)
         del domain.kept_fetches[fetch]
         domain.kept_fetches_size -= fetch.size
-        domain.fetches_size -= fetch.size
+        domain.give_fetch_room(fetch.size)
 
     # -- closing -------------------------------------------------------------------------
 

@@ -21,6 +21,10 @@ class Readahead:
 class Window:
     """The read-ahead state of one open file.
 
+    A window smaller than a fetch is renewed when half of it is left.  A larger one is always whole: it ends
+    where a fetch ends, and as the reader enters the next fetch, one more is asked for.  So the origin is
+    never idle while there is more to come.
+
     A reader may touch ``trigger`` and ``expected`` on its hot path: compare the end of each read with
     the one, set the other to it.
     """
@@ -34,32 +38,45 @@ class Window:
         self.ahead = 0  #: up to where has been asked for
         self.trigger = NEVER  #: when a read passes this, it is time to ask for more
 
-    def read(self, offset: int, size: int) -> int:
-        """Note a read that was no plain hit; returns the offset up to which to fetch."""
+    def read(self, offset: int, size: int) -> tuple[int, int]:
+        """Note a read that was no plain hit; returns the range to read ahead if it misses, as (from, to)."""
         end = offset + size
-        if offset == self.expected and self.limits.max_size:
-            self.size = min(self.limits.max_size, max(self.limits.initial_size, 2 * self.size, 2 * size))
-        else:
+        start = max(end, self.ahead)
+        if offset != self.expected or not self.limits.max_size:
             self.size = 0
+            self.ahead = start = end
+            self.trigger = NEVER
+        elif end >= self.trigger or self.trigger == NEVER:
+            self.size = min(self.limits.max_size, max(self.limits.initial_size, 2 * self.size, 2 * size))
+            self._aim(end)
         self.expected = end
-        self._aim(end)
-        return self.ahead
+        return start, max(start, self.ahead)
 
     def advance(self, end: int) -> tuple[int, int]:
         """Note that a sequential hit passed ``trigger``; returns the range to read ahead, as (from, to)."""
         start = max(end, self.ahead)
         self.size = min(self.limits.max_size, 2 * self.size)
         self._aim(end)
-        return start, self.ahead
+        return start, max(start, self.ahead)
 
     def rest(self) -> None:
         """Read nothing ahead until the next miss."""
         self.trigger = NEVER
 
-    def _aim(self, end: int) -> None:
-        if self.size:
-            self.ahead = end + self.size
-            self.trigger = end + self.size // 2
+    def found(self, end: int, asked: int) -> None:
+        """Note that a read up to ``end`` missed nothing, and nothing was asked for beyond ``asked``."""
+        if self.size and asked > end:
+            self.ahead = asked
+            self.trigger = asked - self.size
         else:
             self.ahead = end
-            self.trigger = NEVER
+            self.rest()
+
+    def _aim(self, end: int) -> None:
+        fetch_size = self.limits.fetch_size
+        if self.size < fetch_size:
+            self.ahead = max(self.ahead, end + self.size)
+            self.trigger = self.ahead - self.size // 2
+        else:
+            self.ahead = max(self.ahead, ((end + self.size) // fetch_size + 1) * fetch_size)
+            self.trigger = self.ahead - self.size

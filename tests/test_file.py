@@ -598,6 +598,25 @@ async def test_a_sequential_reader_that_starts_to_jump_about_in_what_is_cached_r
         assert origin.bytes_sent == before
 
 
+async def test_a_sequential_reader_never_comes_to_what_was_not_asked_for(
+    fscache_http_origin: CountingOrigin,
+) -> None:
+    origin = fscache_http_origin
+    origin.put("a", data := content(16 * MIB))
+    origin.rate = 64 * MIB  # slower than the reader
+    async with (
+        memory_cache(readahead=Readahead(max_size=2 * MIB, fetch_size=MIB)) as fscache,
+        await fscache.open_file(origin.url("a")) as file,
+    ):
+        for offset in range(0, 16 * MIB, 256 << 10):
+            assert await file.read(offset, 256 << 10) == data[offset : offset + (256 << 10)]
+    asked = sorted(exchange.asked or (0, 0) for exchange in origin.exchanges if exchange.method == "GET")
+    # Once it knows that the reader is sequential: whole fetches, one at the end of the other.
+    whole: list[tuple[int, int | None]] = [(at, at + MIB - 1) for at in range(4 * MIB, 16 * MIB, MIB)]
+    assert asked[-len(whole) :] == whole
+    assert origin.bytes_sent == 16 * MIB
+
+
 # -- when things go wrong ----------------------------------------------------------------
 
 

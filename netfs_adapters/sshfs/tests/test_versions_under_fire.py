@@ -55,7 +55,10 @@ async def test_what_arrives_is_of_the_version_that_was_asked_for(
 
     async def write() -> None:
         nonlocal done
-        for version in range(1, 60):
+        version = 0
+        # A busy machine may let few reads come between two versions.
+        while version < 60 or (version < 999 and (n_good <= 20 or n_stale <= 5)):
+            version += 1
             await trio.to_thread.run_sync(rewrite, path, version, version % 2 == 0)
             if version % 10 == 0:
                 await trio.to_thread.run_sync(own_server.kill_connections)

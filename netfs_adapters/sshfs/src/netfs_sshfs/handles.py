@@ -28,7 +28,9 @@ if TYPE_CHECKING:
     from netfs_sshfs.file import File
     from netfs_sshfs.options import Options
 
-_CHECK_SIZE = 1 << 20  #: bytes that have arrived are checked and handed on in pieces of about this size
+#: Bytes are checked and handed on about this often, seconds, but in pieces of no more than so many bytes.
+_CHECK_SECONDS = 0.05
+_CHECK_SIZE_MAX = 4 << 20
 
 
 class Handle:
@@ -75,10 +77,9 @@ class Handles:
         self._loop = asyncio.get_running_loop()
         self._handles: OrderedDict[weakref.ref[File], Handle] = OrderedDict()
         self._closing: set[asyncio.Task[None]] = set()
-        # What a server does not tell (limits@openssh.com) is what every server must do: 32 KiB.  In multiples
-        # of 64 KiB, so that what arrives can be stored without waiting for the rest of a page or block.
-        largest = min(sftp.limits.max_read_len or 32768, 262144)
-        self._block_size = largest - largest % 65536 if largest > 65536 else largest
+        # What a server does not tell (limits@openssh.com) is what every server must do: 32 KiB.
+        self._block_size = min(sftp.limits.max_read_len or 32768, 262144)
+        self._check_size = self._block_size  # bytes; grows with the speed that is seen
 
     async def read(
         self,
@@ -102,11 +103,12 @@ class Handles:
         handle.n_readers += 1
         try:
             await asyncio.shield(handle.opening)
-            reading = _Range(handle, offset, buffer, arrived, progressed)
-            if len(buffer) <= self._block_size and self._in_order:
-                await reading.read_at_once()
-            else:
-                await reading.read(self._block_size, self._options.max_requests)
+            reading = _Range(handle, offset, buffer, arrived, progressed, in_order=self._in_order)
+            began = self._loop.time()
+            await reading.read(self._block_size, self._options.max_requests, self._check_size)
+            if len(buffer) > self._block_size:  # else the time is that of the way there and back
+                speed = len(buffer) / max(self._loop.time() - began, 1e-6)
+                self._check_size = max(self._block_size, min(int(speed * _CHECK_SECONDS), _CHECK_SIZE_MAX))
         finally:
             handle.n_readers -= 1
             self._close_idle()
@@ -164,7 +166,8 @@ class Handles:
 class _Range:
     """One range being read by a few tasks, each with one request under way: for a block, or for a check.
 
-    A check of what has arrived goes beside the requests for what comes next: only its own piece waits for it.
+    A check goes beside the requests for what comes next: only its own piece waits for it.  A server that
+    keeps requests in order is asked for it right behind the piece, so that it costs no time at all.
     """
 
     def __init__(
@@ -174,6 +177,8 @@ class _Range:
         buffer: memoryview,
         arrived: Callable[[int], None],
         progressed: Callable[[], None],
+        *,
+        in_order: bool,
     ) -> None:
         self._handle = handle
         self._offset = offset
@@ -181,37 +186,45 @@ class _Range:
         self._size = len(buffer)
         self._arrived = arrived
         self._progressed = progressed
-        # First bytes of the buffer: asked for, there, of which a check was asked, known to be good.
-        self._requested = self._received = self._asked = self._good = 0
+        self._in_order = in_order
+        # First bytes of the buffer: asked for; there; of which a check was asked; of the version if they are
+        # there; handed on.
+        self._requested = self._received = self._asked = self._checked = self._told = 0
         self._islands: dict[int, int] = {}  # start -> end of what arrived beyond a gap
 
-    async def read_at_once(self) -> None:
-        """Read a small range from a server that keeps requests in order.
+    async def read(self, block_size: int, max_requests: int, check_size: int) -> None:
+        """Read it all.
 
-        The check is executed after the read, so nothing is gained by waiting for the one to send the other.
+        Args:
+          max_requests: how many may be under way at once.
+          check_size: bytes that are checked together.
         """
-        n_reads, _ = await together(self._fill(0, self._size), self._handle.check())
-        self._received = self._size
-        if n_reads == 1:
-            self._accept(self._size)
-        else:
-            await self._check()
-
-    async def read(self, block_size: int, max_requests: int) -> None:
-        """Read with several requests under way."""
         n_requests = min(max_requests, -(-self._size // block_size))
-        await together(*(self._request(block_size) for _ in range(n_requests)))
+        await together(*(self._request(block_size, check_size) for _ in range(n_requests)))
 
-    async def _request(self, block_size: int) -> None:
+    async def _request(self, block_size: int, check_size: int) -> None:
         while self._requested < self._size:
             start = self._requested
             end = self._requested = min(start + block_size, self._size)
-            await self._fill(start, end)
+            n_reads: int | None
+            if self._in_order and self._is_piece(end, check_size):
+                self._asked = end
+                n_reads, _ = await together(self._fill(start, end), self._check(end))
+            else:
+                n_reads = await self._fill(start, end)
+            if n_reads != 1 and self._in_order:
+                await self._handle.check()  # the one that was asked for went before the rest of the block
             self._islands[start] = end
             while (end := self._islands.pop(self._received, 0)) > 0:
                 self._received = end
-            if self._received - self._asked >= _CHECK_SIZE or self._asked < self._received == self._size:
-                await self._check()
+            self._tell()
+            if not self._in_order and self._is_piece(self._received, check_size):
+                self._asked = self._received
+                await self._check(self._received)
+
+    def _is_piece(self, end: int, check_size: int) -> bool:
+        """Whether there is enough to check up to ``end``."""
+        return end - self._asked >= check_size or self._asked < end == self._size
 
     async def _fill(self, start: int, end: int) -> int:
         """Read a part of the buffer; returns how many requests it took."""
@@ -232,17 +245,18 @@ class _Range:
             self._progressed()
         return n_reads
 
-    async def _check(self) -> None:
-        received = self._asked = self._received
+    async def _check(self, end: int) -> None:
         await self._handle.check()
-        self._accept(received)
-
-    def _accept(self, received: int) -> None:
         self._progressed()
+        self._checked = max(self._checked, end)
+        self._tell()
+
+    def _tell(self) -> None:
+        good = min(self._received, self._checked)
         # The return tells that all is there; to say so before costs a change of threads.
-        if self._good < received < self._size:
-            self._good = received
-            self._arrived(received)
+        if self._told < good < self._size:
+            self._told = good
+            self._arrived(good)
 
 
 async def _close(remote: asyncssh.SFTPClientFile) -> None:
