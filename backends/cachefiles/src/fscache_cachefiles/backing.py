@@ -34,7 +34,7 @@ from fscache_cachefiles.blockmap import (
     whole_mask,
 )
 from fscache_cachefiles.descriptors import Descriptors
-from fscache_cachefiles.lock import unlock_range, wait_lock_range
+from fscache_cachefiles.lock import carry_locks, carry_no_locks, unlock_range, wait_lock_range
 from fscache_core.folio import PAGE_SHIFT, PAGE_SIZE, PageRuns
 from fscache_core.outcome import NOT_RESIDENT
 
@@ -181,6 +181,8 @@ class Backing:
         self.data = data
         self.directory = directory
         self.map = map_
+        if map_ >= 0:
+            carry_locks(map_)
         self.entry = entry
         self.writable = writable
         self.published = published  #: others can find it
@@ -214,6 +216,7 @@ class Backing:
 
     def __del__(self) -> None:
         self.descriptors.give(1 if self.directory < 0 else LARGE_DESCRIPTORS)
+        carry_no_locks(self.map)
         for descriptor in (self.map, self.data, self.directory):
             if descriptor >= 0:
                 os.close(descriptor)

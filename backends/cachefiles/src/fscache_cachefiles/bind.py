@@ -14,6 +14,7 @@ import stat
 from dataclasses import dataclass
 from pathlib import Path
 
+from fscache_cachefiles.lock import carry_locks, carry_no_locks
 from fscache_cachefiles.xattr import BadAttributeError, has_attributes, label_master_index, read_label
 from fscache_core.errors import CacheUnusableError
 
@@ -44,6 +45,7 @@ class Root:
     read_flags: int  #: RWF_NOWAIT, or 0 where the filesystem refuses it (tmpfs: nothing to wait for)
 
     def close(self) -> None:
+        carry_no_locks(self.ledger)
         for descriptor in (self.ledger, self.graveyard, self.cache, self.directory):
             os.close(descriptor)
 
@@ -149,7 +151,9 @@ def _open_checked(path: Path, force: bool, undo: contextlib.ExitStack) -> Root:
     )
     if not stat.S_ISREG(os.fstat(ledger).st_mode):
         raise unusable("holds a ledger that is not a regular file", errno.EIO)
-    return Root(path, directory, cache, graveyard, ledger, _read_flags(ledger))
+    root = Root(path, directory, cache, graveyard, ledger, _read_flags(ledger))
+    carry_locks(ledger)
+    return root
 
 
 def _stray_name(directory: int) -> str | None:

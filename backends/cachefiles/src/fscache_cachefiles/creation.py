@@ -22,7 +22,7 @@ from fscache_cachefiles.bind import DIRECTORY_MODE, FILE_MODE, OPEN_DIRECTORY
 from fscache_cachefiles.blockmap import ENTRY_SIZE, block_count, seal_check, seed_of
 from fscache_cachefiles.graveyard import Graveyard, is_linked
 from fscache_cachefiles.ledger import HASH_DIRECTORY, INDEX_DIRECTORY, weigh_large, weigh_small
-from fscache_cachefiles.lock import try_share
+from fscache_cachefiles.lock import close_locked, try_share
 from fscache_cachefiles.namei import OPEN_FILE, Namei
 from fscache_cachefiles.xattr import Label, Pin, Seal
 from fscache_core.folio import page_count
@@ -211,7 +211,7 @@ class Creation:
         try:
             yield descriptor
         finally:
-            os.close(descriptor)
+            close_locked(descriptor)
 
     def _make_containers(self, place: Place) -> None:
         descriptor = os.dup(place.index.descriptor)

@@ -17,7 +17,7 @@ import time
 
 from fscache_cachefiles.bind import DIRECTORY_MODE, OPEN_DIRECTORY
 from fscache_cachefiles.ledger import Ledger
-from fscache_cachefiles.lock import try_own, try_share
+from fscache_cachefiles.lock import close_locked, try_own, try_share
 from fscache_cachefiles.scan import names_in, weigh_grave
 
 
@@ -107,7 +107,7 @@ class Graveyard:
                 raise
             return False
         finally:
-            os.close(descriptor)
+            close_locked(descriptor)
 
 
 def is_linked(descriptor: int, container: int, name: str) -> bool:

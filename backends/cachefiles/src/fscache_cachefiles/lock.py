@@ -2,10 +2,15 @@
 
 Tasks and threads that share a descriptor do not exclude each other: core already lets only one
 of them in.  Processes, and caches opened twice in one process, do.
+
+A forked child shares its parent's descriptions, and would keep the parent's locks alive for as long
+as it lives.  So locks are given back by unlocking, never by closing alone; and what carries byte-range
+locks for long (`carry_locks`) is opened anew in the child, should the parent be killed while it has some.
 """
 
 import errno
 import fcntl
+import os
 import struct
 import time
 
@@ -51,6 +56,14 @@ def try_own(descriptor: int) -> bool:
     return _try_flock(descriptor, fcntl.LOCK_EX)
 
 
+def close_locked(descriptor: int) -> None:
+    """Unlock an entry (``flock``) and close it."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_UN)
+    finally:
+        os.close(descriptor)
+
+
 def _try_flock(descriptor: int, operation: int) -> bool:
     try:
         fcntl.flock(descriptor, operation | fcntl.LOCK_NB)
@@ -59,3 +72,33 @@ def _try_flock(descriptor: int, operation: int) -> bool:
             return False
         raise
     return True
+
+
+# -- forks -------------------------------------------------------------------------------
+
+_carriers: set[int] = set()
+
+
+def carry_locks(descriptor: int) -> None:
+    """Have children open this file anew: range locks are taken on it.  Until `carry_no_locks`."""
+    _carriers.add(descriptor)
+
+
+def carry_no_locks(descriptor: int) -> None:
+    """Before the descriptor is closed."""
+    _carriers.discard(descriptor)
+
+
+def _part_from_parent() -> None:
+    """In a child: the same files under the same descriptors, without the parent's locks."""
+    for descriptor in _carriers:
+        try:
+            flags = fcntl.fcntl(descriptor, fcntl.F_GETFL) & os.O_ACCMODE | os.O_CLOEXEC
+            own = os.open(f"/proc/self/fd/{descriptor}", flags)
+        except OSError:
+            continue  # no /proc, no descriptor left: who waits for a lock gives up in time
+        os.dup2(own, descriptor, inheritable=False)
+        os.close(own)
+
+
+os.register_at_fork(after_in_child=_part_from_parent)

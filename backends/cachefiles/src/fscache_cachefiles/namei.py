@@ -26,7 +26,7 @@ from fscache_cachefiles.descriptors import Descriptors
 from fscache_cachefiles.graveyard import Graveyard, is_linked
 from fscache_cachefiles.key import ObjectKind, uncook_key
 from fscache_cachefiles.ledger import HASH_DIRECTORY, INDEX_DIRECTORY, weigh_small
-from fscache_cachefiles.lock import try_own, try_share
+from fscache_cachefiles.lock import close_locked, try_own, try_share
 from fscache_cachefiles.scan import walk_containers
 from fscache_cachefiles.xattr import NO_PIN, BadAttributeError, Checked, Label, Pin, Seal
 from fscache_core.errors import WorldError
@@ -308,7 +308,7 @@ class Namei:
         except FileNotFoundError:
             pass
         finally:
-            os.close(container)
+            close_locked(container)
         return grave
 
     def cull(self, place: Place) -> None:
@@ -334,7 +334,7 @@ class Namei:
                 xattr.remove_label(descriptor)
                 grave = self.bury(place, status.st_ino)
             finally:
-                os.close(descriptor)
+                close_locked(descriptor)
         except FileNotFoundError as error:
             raise OSError(errno.ESTALE, f"{place.path} is not there any more") from error
         finally:
@@ -370,13 +370,13 @@ class Namei:
                     return False
                 os.rmdir(place.name, dir_fd=container)
             finally:
-                os.close(descriptor)
+                close_locked(descriptor)
         except OSError as error:
             if error.errno in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
                 return False
             raise
         finally:
-            os.close(container)
+            close_locked(container)
         self._admission.ledger.discharge(INDEX_DIRECTORY)
         self.prune(place)
         return True
