@@ -10,7 +10,7 @@ import trio
 from fscache_core.cookie import Cookie, CookieDefinition
 from fscache_core.domain import Domain, log
 from fscache_core.errors import CacheIOError, CallerError, FscacheError, NoMemoryError, PluginError
-from fscache_core.hook_call import call_backend
+from fscache_core.hook_call import call_backend, passes_through
 from fscache_core.object import CacheObject
 from fscache_core.outcome import CookieType
 from fscache_core.statistics import StatisticsKeeper
@@ -162,7 +162,9 @@ class Cache:
             scope.shield = True
             try:
                 await self.backend.unbind_cache()
-            except Exception:
+            except BaseException as error:
+                if passes_through(error):
+                    raise
                 log.exception("cache %s: backend %s failed to unbind", self.tag, self.backend.name)
         if scope.cancelled_caught:
             log.error("cache %s: backend %s did not unbind in %g s", self.tag, self.backend.name, seconds)
@@ -231,7 +233,9 @@ class Cache:
             raise
         except MemoryError as error:
             raise NoMemoryError(f"backend {name}: alloc_object: out of memory") from error
-        except Exception as error:
+        except BaseException as error:
+            if passes_through(error):
+                raise
             raise PluginError.raised("backend", name, "alloc_object", error) from error
         finally:
             stats.cacheop_alo -= 1

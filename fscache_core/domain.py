@@ -63,7 +63,7 @@ class Domain:
         self.kept: dict[str, int] = {}  # counts that were brought to a cache that keeps them
         self.statistics_to: Cache | None = None  # the one that keeps them
         self.nursery = nursery
-        self._stopped = False
+        self.stopped = False  # every task is to end on the spot
         self._scopes: set[trio.CancelScope] = set()  # of the tasks that run
         self.token = trio.lowlevel.current_trio_token()
         self.object_pool = trio.CapacityLimiter(limits.object_max_active)
@@ -86,12 +86,12 @@ class Domain:
 
     def stop(self) -> None:
         """Cancel every task, for a close that failed: nobody is left to end them in order."""
-        self._stopped = True
+        self.stopped = True
         for scope in list(self._scopes):
             scope.cancel()
 
     async def _shielded(self, function: Callable[[], Awaitable[None]]) -> None:
-        with trio.CancelScope(shield=not self._stopped) as scope:
+        with trio.CancelScope(shield=not self.stopped) as scope:
             self._scopes.add(scope)
             try:
                 await function()

@@ -55,7 +55,9 @@ async def call_backend(
         raise
     except MemoryError as error:
         raise NoMemoryError(f"backend {name}: {hook_name(hook)}: out of memory") from error
-    except Exception as error:
+    except BaseException as error:
+        if passes_through(error):
+            raise
         raise PluginError.raised("backend", name, hook_name(hook), error) from error
     finally:
         _count_call(cache.stats, gauge, -1)
@@ -84,7 +86,9 @@ def ask_netfs(
         answer = callback(cookie.netfs_data, *args, **kwargs)
     except FscacheError:
         raise
-    except Exception as error:
+    except BaseException as error:
+        if passes_through(error):
+            raise
         raise PluginError.raised("netfs", name, hook, error) from error
     if not isinstance(answer, expected):
         message = f"netfs {name}: {hook} returned {answer!r}, not {getattr(expected, '__name__', expected)}"
@@ -102,7 +106,9 @@ def tell_netfs(
     """Call the netfs of a cookie back to let it know something.  What it raises is logged."""
     try:
         callback(cookie.netfs_data, *args, **kwargs)
-    except Exception as error:
+    except BaseException as error:
+        if passes_through(error):
+            raise
         name = cookie.definition.whose
         log.error("%r: netfs %s: %s raised %r", cookie, name, hook, error, exc_info=error)
 
@@ -111,6 +117,20 @@ def blame_netfs(cookie: Cookie, hook: str, error: FscacheError) -> None:
     """Log what the netfs raised where only core can deal with it."""
     name = cookie.definition.whose
     log.error("%r: netfs %s, in %s: %s", cookie, name, hook, error, exc_info=error.__cause__)
+
+
+def passes_through(error: BaseException) -> bool:
+    """Whether what a hook raised is no fault of its own: Ctrl-C, or a cancellation, on its way out.
+
+    All else is, `SystemExit` too: a plugin does not end the program.
+    """
+    match error:
+        case trio.Cancelled() | KeyboardInterrupt() | GeneratorExit():
+            return True
+        case BaseExceptionGroup():
+            return any(passes_through(each) for each in error.exceptions)
+        case _:
+            return False
 
 
 def hook_name(hook: object) -> str:

@@ -19,7 +19,7 @@ import trio
 from fscache_core.domain import log
 from fscache_core.errors import CacheIOError, FscacheError, NoMemoryError, NoSpaceError, PluginError
 from fscache_core.folio import PageRuns
-from fscache_core.hook_call import ask_netfs, blame_netfs, call_backend, hook_name
+from fscache_core.hook_call import ask_netfs, blame_netfs, call_backend, hook_name, passes_through
 from fscache_core.object_state import (
     CLEARED,
     ERROR,
@@ -426,7 +426,9 @@ class CacheObject:
         name = self.cache.backend.name
         try:
             hook(self, *args, **kw)
-        except Exception as error:
+        except BaseException as error:
+            if passes_through(error):
+                raise
             log.error("%r: backend %s: %s raised %r", self, name, hook_name(hook), error, exc_info=error)
             self.abort()
 
@@ -522,7 +524,9 @@ class CacheObject:
         # Any thread.
         try:
             return read(self, offset, buffer)
-        except Exception as error:
+        except BaseException as error:
+            if passes_through(error):
+                raise
             self.cookie.read_resident = None
             failed = PluginError.raised("backend", self.cache.backend.name, "read_resident", error)
             failed.__cause__ = error

@@ -30,6 +30,7 @@ from fscache_core.errors import (
     UnknownPluginError,
     UnsupportedError,
 )
+from fscache_core.hook_call import passes_through
 from fscache_core.hookspecs import (
     API_VERSION,
     CacheSpec,
@@ -310,6 +311,7 @@ class _Hooks:
             return None
         for wrapper in reversed(self._wrappers):
             name = str(getattr(wrapper, "name", type(wrapper).__name__))
+            asynchronous = inspect.iscoroutinefunction(function)
             try:
                 function = wrapper.wrap(hook, function)
             except FscacheError:
@@ -318,6 +320,9 @@ class _Hooks:
                 raise PluginError.raised("wrapper", name, f"wrap({hook!r})", error) from error
             if not callable(function):
                 raise PluginError(f"wrapper {name}: wrap({hook!r}) returned {function!r}", plugin=name)
+            if inspect.iscoroutinefunction(function) != asynchronous:
+                must = "must be" if asynchronous else "must not be"
+                raise PluginError(f"wrapper {name}: wrap({hook!r}) {must} an async function", plugin=name)
         return function
 
 
@@ -480,7 +485,9 @@ class NetfsFacade:
             return await function(*args, **kwargs)
         except FscacheError:
             raise
-        except Exception as error:
+        except BaseException as error:
+            if passes_through(error):
+                raise
             raise PluginError.raised("netfs", self.name, hook, error) from error
 
     def _check_aux(self, netfs_data: object, aux: bytes, object_size: int) -> AuxOutcome:
@@ -508,7 +515,9 @@ def _answering(
             answered = function(*args)
         except FscacheError:
             raise
-        except Exception as error:
+        except BaseException as error:
+            if passes_through(error):
+                raise
             raise PluginError.raised("netfs", name, hook, error) from error
         if fault := fault_of(answered):
             raise PluginError(f"netfs {name}: {hook} returned {fault}", plugin=name)

@@ -3,7 +3,8 @@
 One dispatcher, in a task of its own while there is something to do; an object at rest has no task.  Raising
 an event is atomic and may be done from anywhere in the trio thread.
 
-A bug of core's own in a state counts as ERROR: the object is retired and dies; nobody waits for it for ever.
+A bug of core's own, in a state or between two, counts as ERROR: the object is retired and dies, and nobody
+waits for it for ever.
 """
 
 from __future__ import annotations
@@ -41,6 +42,7 @@ class StateMachine:
     """The machine of one object."""
 
     __slots__ = (
+        "_buried",
         "_counted_in_parent",
         "_created_at",
         "_dispatching",
@@ -66,6 +68,7 @@ class StateMachine:
         self._oob_target: str | None = "ABORT_INIT"
         self._dispatching = False
         self._in_pool = False
+        self._buried = False  # let go of by all that core has of it
         self._created_at = trio.current_time()
         self._counted_in_parent = False
         self._lookup_called = False
@@ -104,9 +107,7 @@ class StateMachine:
             if self._pause is not None and event & OUT_OF_BAND:
                 self._pause.cancel()
             if self.event_mask & event and not self._dispatching and not self.dead:
-                self._dispatching = True
-                self.object.grab()
-                self.object.domain.spawn(self._dispatch, f"OBJ{self.object.debug_id:x}")
+                self._start()
 
     async def wait_rest(self) -> None:
         """Wait until the machine comes to rest once more."""
@@ -116,23 +117,52 @@ class StateMachine:
 
     # -- the dispatcher ------------------------------------------------------------------
 
+    def _start(self) -> None:
+        self._dispatching = True
+        self.object.grab()
+        self.object.domain.spawn(self._dispatch, f"OBJ{self.object.debug_id:x}")
+
     async def _dispatch(self) -> None:
         obj = self.object
         started = trio.current_time()
+        interrupted = False
         try:
             async with obj.domain.object_pool:
                 self._in_pool = True
-                while (state := self._next_state()) is not None:
-                    self.state = state
-                    if state.work is not None:
-                        await self._run(state)
+                failed = False
+                while not await self._come_to_rest():
+                    if failed or self._buried:
+                        self._bury()
+                        self.state = STATES["OBJECT_DEAD"]
+                        break
+                    failed = True
+                    self._oob_target = None
+                    self.state = STATES["KILL_OBJECT"]  # to end in order, if it still can
+        except BaseException:
+            # Ctrl-C may hit any task.  It goes on to whoever opened the cache; the object must go all the same.
+            interrupted = not obj.domain.stopped
+            raise
         finally:
             self._dispatching = self._in_pool = False
             obj.domain.histogram.note("obj_runs", trio.current_time() - started)
+            if interrupted and not self.dead:
+                self._start()
             if self._rested is not None:
                 self._rested.unpark_all()
                 self._rested = None
             obj.machine_rests()
+
+    async def _come_to_rest(self) -> bool:
+        """Run states until there is none to run; False if a bug came between two of them."""
+        try:
+            while (state := self._next_state()) is not None:
+                self.state = state
+                if state.work is not None:
+                    await self._run(state)
+        except Exception as error:
+            self.object.bug(f"behind state {self.state.name}", error)
+            return False
+        return True
 
     async def _run(self, state: State) -> None:
         event = ""
@@ -393,6 +423,9 @@ class StateMachine:
 
     def _bury(self) -> None:
         """Let go of all that may wait for the object; most is done already, unless it dies of a bug."""
+        if self._buried:
+            return
+        self._buried = True
         obj = self.object
         obj.live = False
         obj.unlink()

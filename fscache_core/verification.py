@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from fscache_core.errors import CacheIOError, FscacheError, PluginError, UnsupportedError
+from fscache_core.hook_call import passes_through
 from fscache_core.hookspecs import VerifyReport
 
 if TYPE_CHECKING:
@@ -40,7 +41,9 @@ async def verify(
         raise
     except FscacheError:
         raise
-    except Exception as error:
+    except BaseException as error:
+        if passes_through(error):
+            raise
         raise PluginError(
             f"backend {backend.name}: verify_cache raised {type(error).__name__}: {error}",
             plugin=backend.name,

@@ -25,6 +25,7 @@ from fscache_core.errors import (
     UnsupportedError,
 )
 from fscache_core.file import File
+from fscache_core.hook_call import passes_through
 from fscache_core.hookspecs import DirectoryEntry, FileAttributes, FileKind, Location
 from fscache_core.icache import InodeCache
 from fscache_core.inode import Inode, inode_definition
@@ -424,7 +425,9 @@ class Volume:
         with trio.move_on_after(self.domain.limits.drop_seconds) as scope:
             try:
                 await self.netfs.close_volume(self.data)
-            except Exception:
+            except BaseException as error:
+                if passes_through(error):
+                    raise
                 log.exception("netfs %s: close_volume of %s failed", self.netfs.name, self.location.volume)
         if scope.cancelled_caught:
             log.error(

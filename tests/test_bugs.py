@@ -17,7 +17,7 @@ from fscache_core.object_state import STATES
 from fscache_core.outcome import ReadOutcome
 from fscache_core.state_machine import StateMachine
 from fscache_core.testing.cache_session import Session, content, open_session
-from fscache_core.testing.faulty import Faults, Hang
+from fscache_core.testing.faulty import Fail, Faults, Hang
 from fscache_memory import MemoryBackend
 
 if TYPE_CHECKING:
@@ -39,6 +39,27 @@ def plant(patch: pytest.MonkeyPatch, place: object, name: str, *, after: bool, a
         if planted and not after:
             raise ZeroDivisionError("planted")
         result = await work(*args)
+        if planted:
+            raise ZeroDivisionError("planted")
+        return result
+
+    patch.setattr(place, name, buggy)
+    return calls
+
+
+def plant_at_once(
+    patch: pytest.MonkeyPatch, place: object, name: str, *, after: bool, always: bool
+) -> list[str]:
+    """`plant` for a method that is not async."""
+    work: Callable[..., object] = getattr(place, name)
+    calls: list[str] = []
+
+    def buggy(*args: object) -> object:
+        calls.append(name)
+        planted = always or len(calls) == 1
+        if planted and not after:
+            raise ZeroDivisionError("planted")
+        result = work(*args)
         if planted:
             raise ZeroDivisionError("planted")
         return result
@@ -107,6 +128,62 @@ async def test_a_bug_in_a_state_or_operation_hangs_nobody(
     assert fscache_bugs
     assert all("ZeroDivisionError: planted" in bug for bug in fscache_bugs)
     fscache_bugs.clear()
+
+
+@pytest.mark.parametrize("always", [False, True], ids=["once", "always"])
+@pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
+@pytest.mark.parametrize("name", ["_next_state", "_enter"])
+async def test_a_bug_between_states_hangs_nobody(
+    name: str,
+    after: bool,
+    always: bool,
+    monkeypatch: pytest.MonkeyPatch,
+    autojump_clock: trio.testing.MockClock,
+    fscache_bugs: list[str],
+) -> None:
+    backend, faults = MemoryBackend(), Faults()
+    async with open_session(backend) as session:
+        await session.fill(await session.file(b"old", size=SIZE))
+    calls = plant_at_once(monkeypatch, StateMachine, name, after=after, always=always)
+    with trio.fail_after(1000):
+        async with open_session(
+            backend, wrappers=[faults], limits=Limits(hook_seconds=5, drop_seconds=2)
+        ) as session:
+            await use_everything(session, faults)
+            assert not session.cache.objects
+            assert session.domain.stats.ops_ini == session.domain.stats.ops_rel
+            assert session.domain.stores_size == 0
+    assert calls, "it was never reached"
+    assert fscache_bugs
+    assert all("ZeroDivisionError: planted" in bug for bug in fscache_bugs)
+    fscache_bugs.clear()
+
+
+@pytest.mark.parametrize("hook", ["lookup_object", "update_object", "write_page", "drop_object"])
+async def test_ctrl_c_in_a_hook_ends_the_program_with_the_cache_withdrawn(
+    hook: str, autojump_clock: trio.testing.MockClock
+) -> None:
+    """It may hit any task that happens to run."""
+    faults, caches = Faults(), []
+    faults.arm(hook, Fail(KeyboardInterrupt()), at=3 if hook == "lookup_object" else 1)
+
+    async def use() -> None:
+        with trio.fail_after(1000):
+            async with open_session(MemoryBackend(), wrappers=[faults]) as session:
+                caches.append(session.cache)
+                cookie = await session.file(size=SIZE)
+                await session.fill(cookie)
+                cookie.update()
+                await trio.testing.wait_all_tasks_blocked()
+                await cookie.relinquish()
+                await trio.sleep_forever()
+
+    with pytest.raises(BaseExceptionGroup) as caught:
+        await use()
+    assert caught.group_contains(KeyboardInterrupt)
+    (cache,) = caches
+    assert cache.withdrawn
+    assert not cache.objects
 
 
 async def test_what_a_bug_left_is_not_believed(

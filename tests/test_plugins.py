@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, ParamSpec, TypeVar, cast
 
@@ -24,6 +25,7 @@ from fscache_core.testing.faulty import Answer, Fail, Fault, Faults, Hang, Twice
 from fscache_core.testing.interruption import cancelled_after
 from fscache_core.tracing import Tracing
 from fscache_memory import MemoryBackend
+from fscache_memory.backend import MemoryObject
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -196,6 +198,32 @@ def test_a_wrapper_that_wraps_badly_is_refused_by_name(result: object, message: 
     assert caught.value.plugin == "Bad"
 
 
+@pytest.mark.parametrize(
+    ("hook", "must"), [("write_page", "must be"), ("read_resident", "must not be"), ("lock_pages", "")]
+)
+def test_a_wrapper_that_mistakes_async_hooks_for_others_is_refused_by_name(hook: str, must: str) -> None:
+    class Mistaken:
+        def wrap(self, name: str, proceed: Callable[P, R]) -> Callable[P, R]:
+            if name != hook:
+                return proceed
+
+            async def asynchronous(*args: P.args, **kwargs: P.kwargs) -> R:
+                return proceed(*args, **kwargs)
+
+            def synchronous(*args: P.args, **kwargs: P.kwargs) -> R:
+                return proceed(*args, **kwargs)
+
+            return asynchronous if hook == "read_resident" else synchronous  # type: ignore[return-value]
+
+    if not must:  # the backend has no such hook, so there is nothing to wrap
+        BackendFacade(MemoryBackend(), wrappers=[Mistaken()])
+        return
+    message = rf"wrapper Mistaken: wrap\('{hook}'\) {must} an async function"
+    with pytest.raises(PluginError, match=message) as caught:
+        BackendFacade(MemoryBackend(), wrappers=[Mistaken()])
+    assert caught.value.plugin == "Mistaken"
+
+
 def test_what_a_wrapper_raises_on_purpose_is_let_through() -> None:
     class Refusing:
         def wrap(self, hook: str, proceed: Callable[P, R]) -> Callable[P, R]:
@@ -279,7 +307,19 @@ def bug() -> Fault:
     return Fail(ZeroDivisionError("a bug"))
 
 
+def way_out() -> Fault:
+    return Fail(SystemExit("a bug"))
+
+
+def ways_out() -> Fault:
+    return Fail(BaseExceptionGroup("from a nursery of its own", [SystemExit("a bug"), ValueError()]))
+
+
 FAULTS: list[tuple[str, Callable[[], Fault]]] = [
+    *((hook, way_out) for hook in ("alloc_object", "lookup_object", "read_or_alloc_pages", "write_page")),
+    *((hook, way_out) for hook in ("update_object", "invalidate_object", "attr_changed", "drop_object")),
+    *((hook, way_out) for hook in ("sync_cache", "unbind_cache", "read_resident", "add_statistics")),
+    *((hook, ways_out) for hook in ("lookup_object", "read_or_alloc_pages", "drop_object", "sync_cache")),
     *((hook, bug) for hook in ("alloc_object", "lookup_object", "read_or_alloc_pages", "write_page")),
     *((hook, bug) for hook in ("update_object", "invalidate_object", "attr_changed", "drop_object")),
     *((hook, bug) for hook in ("check_consistency", "pin_object", "unpin_object", "reserve_space")),
@@ -354,19 +394,40 @@ async def test_a_fault_of_a_hook_costs_its_object_and_is_attributed(
     faults.disarm()
 
 
-async def test_an_object_whose_lookup_forgets_to_say_so_is_available_all_the_same() -> None:
-    """`obtained_object` was never called."""
+class Deaf(Fault):
+    """Do not return, swallow the cancellation that comes of it, and go on as if nothing were."""
 
-    class Silent(MemoryBackend):
-        @cache_hook
-        async def lookup_object(self, obj: CacheObject) -> LookupOutcome:
-            obj.lookup_negative = lambda: True  # type: ignore[method-assign]
-            try:
-                return await super().lookup_object(obj)  # type: ignore[arg-type]
-            finally:
-                del obj.lookup_negative
+    async def pause(self) -> None:
+        with suppress(trio.Cancelled):
+            await trio.sleep_forever()
 
-    async with open_session(Silent()) as session:
+
+@pytest.mark.parametrize(
+    "hook", ["lookup_object", "write_page", "update_object", "drop_object", "sync_cache"]
+)
+async def test_a_withdrawal_ends_though_hooks_swallow_their_cancellation(
+    hook: str, autojump_clock: trio.testing.MockClock
+) -> None:
+    faults = Faults()
+    limits = Limits(hook_seconds=5, drop_seconds=2)
+    with trio.fail_after(1000):
+        async with open_session(MemoryBackend(), wrappers=[faults], limits=limits) as session:
+            deaf = faults.arm(hook, Deaf())
+            cookie = await session.file(size=SIZE)
+            assert await OriginNetfs(session).read(cookie) == DATA
+            cookie.update()
+            await trio.testing.wait_all_tasks_blocked()
+            await session.cache.withdraw()
+            assert deaf.n_hits
+            assert not session.cache.objects
+
+
+async def test_an_object_whose_lookup_forgets_to_say_so_is_available_all_the_same(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """`lookup_negative` and `obtained_object` were never called."""
+    monkeypatch.setattr(MemoryObject, "lookup_negative", lambda _obj: True)
+    async with open_session(MemoryBackend()) as session:
         cookie = await session.file(size=SIZE)
         await session.check(cookie, await session.fill(cookie))
 
