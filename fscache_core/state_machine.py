@@ -139,7 +139,7 @@ class StateMachine:
                     self._oob_target = None
                     self.state = STATES["KILL_OBJECT"]  # to end in order, if it still can
         except BaseException:
-            # Ctrl-C may hit any task.  It goes on to whoever opened the cache; the object must go all the same.
+            # Ctrl-C may hit any task.  It goes on to whoever opened the cache; the object must go even so.
             interrupted = not obj.domain.stopped
             raise
         finally:
