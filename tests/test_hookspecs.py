@@ -13,8 +13,7 @@ from fscache_core.plugins import BACKEND_GROUP, MANDATORY, NETFS_GROUP
 HOOKS = [
     pytest.param(group, name, function, id=f"{spec.__name__}.{name}")
     for group, spec in ((BACKEND_GROUP, CacheSpec), (NETFS_GROUP, NetfsSpec))
-    for name, function in vars(spec).items()
-    if inspect.isfunction(function)
+    for name, function in inspect.getmembers(spec, inspect.isfunction)
 ]
 PHRASES = ("no-effect", "all-or-nothing", "may-be-partial", "shielded")
 SECTION = re.compile(r"^(Called|Args|Returns|Raises|Cancellation):(.*)$")
@@ -90,6 +89,12 @@ class TestDocstring:
                 assert hasattr(errors, error), error
 
 
+def test_no_two_parts_of_a_spec_have_a_hook_of_one_name() -> None:
+    for spec in (CacheSpec, NetfsSpec):
+        parts = [name for part in spec.__mro__[:-1] for name in vars(part) if not name.startswith("_")]
+        assert len(parts) == len(set(parts))
+
+
 def test_mandatory_hooks_exist() -> None:
     known = {(hook.values[0], hook.values[1]) for hook in HOOKS}
     assert {(group, name) for group, names in MANDATORY.items() for name in names} <= known
@@ -103,4 +108,4 @@ def test_every_operation_of_the_backend_api_has_its_hook() -> None:
         *("reserve_space", "read_or_alloc_page", "read_or_alloc_pages", "allocate_page", "allocate_pages"),
         *("write_page", "uncache_page"),
     }
-    assert operations <= set(vars(CacheSpec))
+    assert operations <= set(dir(CacheSpec))
