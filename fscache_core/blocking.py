@@ -105,7 +105,7 @@ class BlockingFile(io.RawIOBase):
             if (
                 n
                 and read is not None
-                and not self.closed
+                and self._to_close  # it is not closed; `closed` takes longer
                 and read(offset, part) == n
                 and (file._version is inode or file.decide(inode))
             ):

@@ -36,17 +36,17 @@ class File:
         "_closed",
         "_decided",
         "_hits",
-        "_inode",
         "_reopening",
         "_told_size",
         "_version",
         "_window",
+        "inode",
         "volume",
     )
 
     def __init__(self, volume: Volume, inode: Inode, *, reopen: bool) -> None:
         self.volume = volume
-        self._inode = inode
+        self.inode = inode  #: read-only; another one once it is reopened
         self._window = Window(volume.readahead)
         self._hits = 0
         self._closed = False
@@ -58,12 +58,12 @@ class File:
         self._reopening: trio.Lock | None = None
 
     def __repr__(self) -> str:
-        return f"<File {self._inode}{' (closed)' if self._closed else ''}>"
+        return f"<File {self.inode}{' (closed)' if self._closed else ''}>"
 
     @property
     def attributes(self) -> FileAttributes:
         """What the origin said, or the label says, of the version that is open."""
-        attributes = self._inode.attributes
+        attributes = self.inode.attributes
         assert attributes is not None
         return attributes
 
@@ -71,11 +71,7 @@ class File:
     def size(self) -> int:
         """Bytes."""
         self._told_size = True
-        return self._inode.size
-
-    @property
-    def inode(self) -> Inode:
-        return self._inode
+        return self.inode.size
 
     @property
     def closed(self) -> bool:
@@ -87,10 +83,10 @@ class File:
         Raises: as `readinto`.
         """
         while True:
-            inode = self._inode
+            inode = self.inode
             buffer = bytearray(max(0, min(size, inode.size - offset)))
             n = await self.readinto(offset, buffer)
-            if inode is self._inode:  # else it was reopened, and has another size
+            if inode is self.inode:  # else it was reopened, and has another size
                 return bytes(memoryview(buffer)[:n])
 
     async def readinto(self, offset: int, buffer: bytearray | memoryview) -> int:
@@ -115,7 +111,7 @@ class File:
             return 0
         if n < len(view):
             view = view[:n]
-        inode = self._inode
+        inode = self.inode
         read = inode.cookie.read_resident
         if read is not None and read(offset, view) == n and (self._version is inode or self.decide(inode)):
             stats = self.volume.stats
@@ -150,7 +146,7 @@ class File:
     def read_on(self, end: int) -> None:
         """Read ahead of a sequential reader that has come to ``end``."""
         if not self._closed:
-            self._inode.read_ahead(*self._window.advance(end))
+            self.inode.read_ahead(*self._window.advance(end))
 
     async def _readinto_slowly(self, offset: int, buffer: memoryview) -> int:
         await trio.lowlevel.checkpoint()
@@ -159,7 +155,7 @@ class File:
             if n == 0:
                 self._told_size = True
                 return 0
-            inode, window = self._inode, self._window
+            inode, window = self.inode, self._window
             asked = window.ahead
             try:
                 missed = await inode.read_into(offset, buffer[:n], *window.read(offset, n))
@@ -178,7 +174,7 @@ class File:
             raise CallerError(f"{self!r} cannot be read")
         if offset < 0:
             raise CallerError(f"{self!r}: offset {offset} is negative")
-        return max(0, min(size, self._inode.size - offset))
+        return max(0, min(size, self.inode.size - offset))
 
     async def _reopen(self, stale: Inode) -> bool:
         """Take up the origin's present version in place of ``stale``.
@@ -200,14 +196,14 @@ class File:
             ):
                 self.volume.close_inode(inode)
                 return False
-            self._inode = inode
+            self.inode = inode
             self._window = Window(self.volume.readahead)
             self.volume.close_inode(stale)
             return True
 
     async def stream(self, offset: int = 0) -> AsyncIterator[memoryview]:
         """Yield the file from ``offset`` to its end, in pieces; each is valid until the next is asked for."""
-        buffer = memoryview(bytearray(min(CHUNK_SIZE, max(1, self._inode.size - offset))))
+        buffer = memoryview(bytearray(min(CHUNK_SIZE, max(1, self.inode.size - offset))))
         while n := await self.readinto(offset, buffer):
             yield buffer[:n]
             offset += n
@@ -222,21 +218,21 @@ class File:
         """
         told = 0  # bytes
         while True:
-            inode = self._inode
+            inode = self.inode
             await inode.cookie.wait_lookup()
             obj = inode.cookie.object
             cached = await obj.resident_pages() if obj is not None and obj.active else None
             buffer = memoryview(bytearray(min(CHUNK_SIZE, max(1, inode.size))))
             offset = 0
-            while offset < inode.size and inode is self._inode:
+            while offset < inode.size and inode is self.inode:
                 n = min(len(buffer), inode.size - offset)
                 if cached is None or not cached.covers(offset >> PAGE_SHIFT, page_count(n)):
                     await self.readinto(offset, buffer[:n])
                 offset += n
-                if advance is not None and offset > told and inode is self._inode:
+                if advance is not None and offset > told and inode is self.inode:
                     advance(offset - told)
                     told = offset
-            if inode is self._inode:  # else what was warmed is of a version that is gone
+            if inode is self.inode:  # else what was warmed is of a version that is gone
                 return await inode.wait_stored()
 
     async def aclose(self) -> None:
@@ -248,7 +244,7 @@ class File:
         """`aclose` for the trio thread's synchronous code."""
         if not self._closed:
             self._closed = True
-            self.volume.close_inode(self._inode)
+            self.volume.close_inode(self.inode)
 
     def close_warm(self) -> bool:
         """`close_now` from any thread, once bytes were handed out.
@@ -261,7 +257,7 @@ class File:
 
     def settle(self) -> None:
         """The rest of `close_warm`."""
-        self.volume.settle_inode(self._inode)
+        self.volume.settle_inode(self.inode)
 
     async def __aenter__(self) -> File:
         return self

@@ -57,6 +57,7 @@ class Inode:
         "netfs",
         "netfs_data",
         "path",
+        "size",
         "stale",
         "volume",
     )
@@ -75,6 +76,7 @@ class Inode:
         self.path = path
         self.netfs_data = netfs_data
         self.attributes: FileAttributes | None = None if adopt else self.netfs.get_attr(netfs_data)
+        self.size = 0 if self.attributes is None else self.attributes.size  #: bytes; as the attributes say
         #: When the origin last said that this is the present version, seconds since the epoch.
         self.checked_at = checked_at
         self.fetches: list[Fetch] = []
@@ -90,11 +92,6 @@ class Inode:
 
     def __str__(self) -> str:
         return self.volume.named(self.path)
-
-    @property
-    def size(self) -> int:
-        assert self.attributes is not None
-        return self.attributes.size
 
     @property
     def weak(self) -> bool:
@@ -140,6 +137,7 @@ class Inode:
                 # It has aged since, but what was cached was fetched when it proved nothing.
                 attributes = replace(attributes, strength=Strength.WEAK)
             self.attributes = attributes
+            self.size = attributes.size
             return AuxOutcome.OKAY
         if self.weak or strength != _STRONG:
             return AuxOutcome.OBSOLETE  # equal evidence would prove nothing

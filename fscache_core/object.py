@@ -10,7 +10,6 @@ change what an object refers to run one at a time, under its ``lock``.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Concatenate, ParamSpec, TypeVar
 
@@ -516,22 +515,28 @@ class CacheObject:
         read = self.cache.backend.read_resident
         cookie = self.cookie
         if read is not None and cookie.type != CookieType.INDEX and self.active and not cookie.invalidating:
-            cookie.read_resident = functools.partial(self._read_resident, read)
+            cookie.read_resident = self._bound_resident(read)
 
-    def _read_resident(
-        self, read: Callable[[CacheObject, int, memoryview], int], offset: int, buffer: memoryview
-    ) -> int:
-        # Any thread.
-        try:
-            return read(self, offset, buffer)
-        except BaseException as error:
-            if passes_through(error):
-                raise
-            self.cookie.read_resident = None
-            failed = PluginError.raised("backend", self.cache.backend.name, "read_resident", error)
-            failed.__cause__ = error
-            self.domain.token.run_sync_soon(self.hook_failed, failed)
-            return NOT_RESIDENT
+    def _bound_resident(
+        self, read: Callable[[CacheObject, int, memoryview], int]
+    ) -> Callable[[int, memoryview], int]:
+        def read_resident(offset: int, buffer: memoryview) -> int:
+            # Any thread.
+            try:
+                return read(self, offset, buffer)
+            except BaseException as error:
+                if passes_through(error):
+                    raise
+                self._resident_failed(error)
+                return NOT_RESIDENT
+
+        return read_resident
+
+    def _resident_failed(self, error: BaseException) -> None:
+        self.cookie.read_resident = None
+        failed = PluginError.raised("backend", self.cache.backend.name, "read_resident", error)
+        failed.__cause__ = error
+        self.domain.token.run_sync_soon(self.hook_failed, failed)
 
     async def process_invalidate(self, op: Operation) -> None:
         self.domain.stats.invals_run += 1
