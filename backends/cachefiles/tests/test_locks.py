@@ -14,6 +14,7 @@ import trio
 from cachefiles_session import Netfile, bound  # type: ignore[import-not-found]
 
 from fscache_cachefiles.lock import close_locked, try_own
+from fscache_core.outcome import LockOutcome
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -76,6 +77,20 @@ async def test_who_fills_and_is_killed_leaves_its_locks_to_the_next_and_not_to_i
             os.kill(child, signal.SIGKILL)
         await filler.stdin.aclose()
         await filler.stdout.aclose()
+
+
+async def test_ranges_that_are_locked_at_the_same_time_are_all_locked(tmp_path: Path) -> None:
+    """The first to come make the object, and what they lock must be the object that stays."""
+    async with bound(tmp_path) as one, bound(tmp_path) as two:
+        for number in range(20):
+            mine = await one.open(Netfile(f"file{number}", 400_000))
+            async with trio.open_nursery() as nursery:
+                for first in range(0, 96, 16):
+                    nursery.start_soon(one.backend.lock_pages, mine.object, first, 16, 1.0)
+            yours = await two.open(Netfile(f"file{number}", 400_000))
+            for first in range(0, 96, 16):
+                assert await two.backend.lock_pages(yours.object, first, 16, 0.0) is LockOutcome.CHANGED
+            await one.read(mine)
 
 
 async def test_a_forked_child_reads_on_with_descriptors_of_its_own(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ import errno
 import fcntl
 import logging
 import os
+import threading
 from typing import TYPE_CHECKING
 
 from fscache_cachefiles import xattr
@@ -56,6 +57,7 @@ log = logging.getLogger(__name__)
 
 _COPY_PAGES = 16 * PAGES_PER_BLOCK  # pages copied at a time when an object changes its size
 _TRIES = 4
+_LOCKS = 16
 #: One for all objects: almost none has any.
 NO_BLOCKS: frozenset[int] = frozenset()
 #: What a filesystem or the kernel says when there is no room: no fault of the cache.
@@ -123,6 +125,7 @@ class Work:
         self.creation = Creation(namei, admission, graveyard)
         self.admission = admission
         self.graveyard = graveyard
+        self._making = [threading.Lock() for _ in range(_LOCKS)]  # each for a share of all objects
 
     # -- the backing ---------------------------------------------------------------------
 
@@ -148,6 +151,14 @@ class Work:
           NoSpaceError: no room.
           OSError: the filesystem failed.
         """
+        if obj.backing is not None or obj.superseded:
+            return obj.backing
+        # One at a time: who came second would put another opening of the entry in the place of the first, and
+        # the fill locks that were taken on that would be gone.
+        with self._making[hash(obj) % len(self._making)]:
+            return self._make_backing(obj)
+
+    def _make_backing(self, obj: CachefilesObject) -> Backing | None:
         assert obj.place is not None
         for _ in range(_TRIES):
             if obj.backing is not None or obj.superseded:
