@@ -32,8 +32,9 @@ class StatisticsKeeper:
         self._cache = cache
         self._add = add
         self._scope = trio.CancelScope()
-        self._closing = False
         self._closed = trio.Event()
+        if cache.domain.statistics_to is None:
+            cache.domain.statistics_to = cache
 
     async def run(self) -> None:
         """The task."""
@@ -47,18 +48,22 @@ class StatisticsKeeper:
             self._closed.set()
 
     async def close(self) -> None:
-        """End the task, and flush a last time."""
+        """End the task, flush a last time, and leave it to the next cache."""
         self._scope.cancel()
         await self._closed.wait()
-        self._closing = True
         await self._flush()
+        domain = self._cache.domain
+        if domain.statistics_to is self._cache:
+            others = reversed(domain.caches)  # which this one is none of any more
+            domain.statistics_to = next((cache for cache in others if cache.backend.add_statistics), None)
 
     async def _flush(self) -> None:
         cache = self._cache
         domain = cache.domain
-        if domain.statistics_to not in (None, cache):
+        if domain.statistics_to is None:  # several are being withdrawn at once
+            domain.statistics_to = cache
+        if domain.statistics_to is not cache:
             return
-        domain.statistics_to = None if self._closing else cache
         counts = cache.stats.since(domain.kept)
         if counts and not cache.broken:
             domain.kept = cache.stats.as_dict()
@@ -83,7 +88,7 @@ async def kept_statistics(cache: Cache) -> Stats | None:
         counts.update(kept)
     except FscacheError as error:
         cache.hook_failed(error)
-    if cache.domain.statistics_to in (None, cache):
+    if cache.domain.statistics_to is cache:
         for name, count in cache.stats.since(cache.domain.kept).items():
             counts[name] = counts.get(name, 0) + count
     return Stats.of(counts)

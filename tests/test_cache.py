@@ -462,6 +462,25 @@ async def test_a_cache_that_keeps_no_counts_now_adds_none_of_this_process(
         assert sorted(stats.stores_n for stats in sums if stats is not None) == [0, 1]
 
 
+async def test_what_was_not_brought_yet_is_told_of_one_cache_and_goes_on_with_the_next() -> None:
+    backends = [MemoryBackend() for _ in range(3)]
+    async with open_fscache() as fscache:
+        caches = [await fscache.add_cache(each, tag=str(n)) for n, each in enumerate(backends)]
+        await Bench(fscache).stored(caches[2])
+
+        async def told() -> list[int]:
+            sums = [await kept_statistics(cache) for cache in caches]
+            return [stats.stores_n for stats in sums if stats is not None]
+
+        assert await told() == [1, 0, 0]
+        await caches[1].withdraw()
+        assert await told() == [1, 0, 0]
+        await caches[0].withdraw()
+        assert (await backends[0].statistics())["stores_n"] == 1
+        assert sum(await told()) == 1
+    assert "stores_n" not in await backends[2].statistics()
+
+
 async def test_a_backend_that_cannot_keep_counts_loses_only_those(
     autojump_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:
