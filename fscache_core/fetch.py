@@ -166,7 +166,7 @@ class Fetch:
         """Take from the cache what is there by now."""
         folios = [self._folio(*gap) for gap in self.ready.gaps(self.first, self.end - self.first)]
         if folios:
-            await read_or_alloc_pages(self.inode.cookie, folios, self._end_io)
+            await read_or_alloc_pages(self.inode.cookie, folios, self._end_io, self.inode.netfs_data)
 
     def _end_io(self, first: int, n_pages: int, error: BaseException | None) -> None:
         if error is None:

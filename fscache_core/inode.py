@@ -231,7 +231,7 @@ class Inode:
                 if low < high:
                     buffer[low - offset : high - offset] = target[low - start : high - start]
 
-        await read_or_alloc_pages(self.cookie, [Folio(first, target)], end_io)
+        await read_or_alloc_pages(self.cookie, [Folio(first, target)], end_io, self.netfs_data)
 
     async def _wait_ready(self, fetch: Fetch, page: int) -> bool:
         try:
@@ -416,6 +416,16 @@ def _check_aux(inode: object, aux: bytes, object_size: int) -> AuxOutcome:
 def inode_definition(netfs: NetfsFacade) -> CookieDefinition:
     """The definition of the cookies of a netfs's files."""
 
+    def get_context(inode: object, context: object) -> None:
+        assert isinstance(inode, Inode)
+        assert netfs.get_context is not None
+        netfs.get_context(inode.netfs_data, context)
+
+    def put_context(inode: object, context: object) -> None:
+        assert isinstance(inode, Inode)
+        assert netfs.put_context is not None
+        netfs.put_context(inode.netfs_data, context)
+
     def mark_pages_cached(inode: object, first: int, n_pages: int) -> None:
         assert isinstance(inode, Inode)
         assert netfs.mark_pages_cached is not None
@@ -434,6 +444,8 @@ def inode_definition(netfs: NetfsFacade) -> CookieDefinition:
         get_attr=_get_attr,
         get_aux=_get_aux,
         check_aux=_check_aux,
+        get_context=get_context if netfs.get_context is not None else None,
+        put_context=put_context if netfs.put_context is not None else None,
         mark_pages_cached=mark_pages_cached if netfs.mark_pages_cached is not None else None,
         now_uncached=now_uncached if netfs.now_uncached is not None else None,
     )

@@ -151,11 +151,16 @@ class NetfsSpec:
 
     @_spec
     def get_context(self, netfs_data: object, context: object) -> None:
-        """Hold ``context`` for the time of a read.
+        """Hold ``context`` for the time of a read from the cache.
 
         Optional.  Kernel: ``fscache_cookie_def.get_context``.
 
-        Called: when a retrieval with a context is made.  Must not block.
+        Called: when a retrieval with a context is made; not on the hot path (`read_resident`).
+            Must not block.
+
+        Args:
+          context: what `fscache_core.page.read_or_alloc_pages` was given; of the file layer's reads
+            ``netfs_data`` itself.
 
         Raises:
           anything: logged with the adapter's name; nothing else comes of it.

@@ -8,16 +8,17 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, NoReturn, TypeVar
 
 import pytest
+import trio
 
 from fscache_core import open_fscache, page
 from fscache_core.cookie import Cookie, CookieDefinition, acquire_cookie
 from fscache_core.errors import CacheIOError, FscacheError, NoSpaceError, PluginError, UnfitPluginError
 from fscache_core.folio import PAGE_SIZE, Folio
-from fscache_core.hookspecs import FileAttributes, FileKind, Location, netfs_hook
+from fscache_core.hookspecs import NOT_RESIDENT, FileAttributes, FileKind, Location, netfs_hook
 from fscache_core.outcome import AuxOutcome, CookieType, ReadOutcome
 from fscache_core.plugins import NetfsFacade
 from fscache_core.testing.cache_session import OriginFile, Session, content, open_session, origin_file
-from fscache_core.testing.faulty import Answer, Fail, Faults
+from fscache_core.testing.faulty import Answer, Fail, Faults, Hang
 from fscache_memory import MemoryBackend
 
 if TYPE_CHECKING:
@@ -223,6 +224,38 @@ class Shelf:
     @netfs_hook
     def select_cache(self, parent_netfs_data: object, netfs_data: object) -> str | None:
         return None
+
+
+async def test_an_adapter_holds_a_file_while_the_cache_reads_it() -> None:
+    held: list[object] = []
+    most = 0
+
+    class Holding(Shelf):
+        @netfs_hook
+        def get_context(self, netfs_data: object, context: object) -> None:
+            nonlocal most
+            assert context is netfs_data
+            held.append(context)
+            most = max(most, len(held))
+
+        @netfs_hook
+        def put_context(self, netfs_data: object, context: object) -> None:
+            held.remove(context)
+
+    backend, faults = MemoryBackend(), Faults()
+    assert await read_shelf(backend, Shelf()) == DATA
+    async with open_fscache() as fscache:
+        await fscache.add_cache(backend, wrappers=[faults])
+        fscache.add_netfs(Holding())
+        faults.arm("read_resident", Answer(NOT_RESIDENT))
+        stuck = faults.arm("read_or_alloc_pages", Hang())
+        async with await fscache.open_file("shelf://file") as file, trio.open_nursery() as nursery:
+            nursery.start_soon(file.read, 0, SIZE)
+            await stuck.wait_hit()
+            assert held == ["file"]
+            stuck.release()
+        assert not held
+        assert most == 1
 
 
 async def read_shelf(backend: MemoryBackend, netfs: object, *wrappers: Faults) -> bytes:
