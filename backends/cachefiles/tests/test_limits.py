@@ -12,6 +12,7 @@ import trio
 import xattr
 from cachefiles_session import Netfile, Session, bound  # type: ignore[import-not-found]
 
+from fscache_cachefiles import CachefilesBackend
 from fscache_cachefiles.ledger import NOTHING, Ledger, Weight
 from fscache_core import page
 from fscache_core.folio import PAGE_SIZE, Folio, page_count
@@ -200,6 +201,82 @@ async def test_a_pin_is_on_disk_and_survives_restart_relabelling_and_resizing(tm
             cookie = await session.open(Netfile(name, size + 100_000))
             await cookie.unpin()
         assert pin_of(name) is None
+
+
+@pytest.mark.parametrize("n_stored", [0, 2])
+@pytest.mark.parametrize("size", [10_000, 300_000])
+async def test_a_promise_to_an_object_that_is_not_whole_holds_over_restarts(
+    tmp_path: Path, size: int, n_stored: int
+) -> None:
+    async with bound(tmp_path) as session:
+        for name in ("pinned", "reserved", "both"):
+            cookie = await session.open(Netfile(name, size))
+            await session.fill(cookie, 0, n_stored)
+            if name != "reserved":
+                assert await cookie.pin() is ReserveOutcome.GRANTED
+            if name != "pinned":
+                assert await cookie.reserve_space(size) is ReserveOutcome.GRANTED
+            assert len(await session.read_cached(cookie)) == n_stored
+        assert session.backend.recount() == NOTHING
+    for turn in range(2):
+        async with bound(tmp_path) as session:
+            for name in ("pinned", "reserved", "both"):
+                file = Netfile(name, size)
+                cookie = await session.open(file)
+                assert await session.backend.is_pinned(cookie.object) is (name != "reserved")
+                assert cookie.object.reserved_size == (size if name != "pinned" else 0)
+                assert await session.read(cookie) == file.content
+                assert file.n_fetched == (0 if turn else page_count(size) - n_stored)
+            assert session.backend.recount() == NOTHING
+    assert CachefilesBackend(tmp_path).verify_store().is_sound
+
+
+@pytest.mark.parametrize("change", ["resize", "relabel", "invalidate"])
+@pytest.mark.parametrize("n_stored", [0, 2])
+@pytest.mark.parametrize("size", [10_000, 300_000])
+async def test_a_promise_is_kept_when_the_file_changes(
+    tmp_path: Path, size: int, n_stored: int, change: str
+) -> None:
+    file = Netfile("file", size)
+    async with bound(tmp_path) as session:
+        cookie = await session.open(file)
+        await session.fill(cookie, 0, n_stored)
+        assert await cookie.pin() is ReserveOutcome.GRANTED
+        assert await cookie.reserve_space(size) is ReserveOutcome.GRANTED
+        if change == "resize":
+            file.size += 50_000
+            cookie.attr_changed()
+        else:
+            file.version = 2
+            (cookie.update if change == "relabel" else cookie.invalidate)()
+        await session.close(cookie)
+        assert session.backend.recount() == NOTHING
+    async with bound(tmp_path) as session:
+        cookie = await session.open(file)
+        assert await session.backend.is_pinned(cookie.object)
+        assert cookie.object.reserved_size == size
+        await session.read(cookie)
+        assert session.backend.recount() == NOTHING
+
+
+async def test_a_promise_to_an_object_that_others_store_is_kept_or_refused(tmp_path: Path) -> None:
+    async with bound(tmp_path) as one, bound(tmp_path) as other:
+        file, same, newer = Netfile("a", 10_000), Netfile("a", 10_000), Netfile("b", 10_000, version=2)
+        cookie = await one.open(file)
+        await one.fill(cookie, 0, 1)
+        await other.read(await other.open(same))
+        assert await cookie.pin() is ReserveOutcome.GRANTED
+        assert len(await one.read_cached(cookie)) == 3  # of what the other stored
+        older = await one.open(Netfile("b", 10_000))
+        await one.fill(older, 0, 1)
+        await other.read(await other.open(newer))
+        assert await older.pin() is ReserveOutcome.REFUSED
+        assert await older.reserve_space(10_000) is ReserveOutcome.REFUSED
+        assert not await one.backend.is_pinned(older.object)
+        assert await one.read(older) == older.netfs_data.content
+    async with bound(tmp_path) as session:
+        assert await session.backend.is_pinned((await session.open(file)).object)
+        assert not await session.backend.is_pinned((await session.open(newer)).object)
 
 
 async def test_reserved_room_is_there_when_the_ceiling_is_reached_by_others(tmp_path: Path) -> None:

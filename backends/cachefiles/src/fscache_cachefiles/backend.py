@@ -377,6 +377,8 @@ class CachefilesBackend:
         obj.damaged = NO_BLOCKS
         if obj.size == 0:
             await self._in_thread(work.store_empty, obj)
+        if obj.pinned or obj.reserved_size:
+            await self._in_thread(work.renew_promises, obj)
 
     @cache_hook
     async def drop_object(self, obj: "CacheObject") -> None:
@@ -404,14 +406,14 @@ class CachefilesBackend:
     @cache_hook
     async def pin_object(self, obj: "CacheObject") -> ReserveOutcome:
         try:
-            await self._in_thread(self._bound().pin, _own(obj), True)
+            granted = await self._in_thread(self._bound().pin, _own(obj))
         except NoSpaceError:
             return ReserveOutcome.REFUSED
-        return ReserveOutcome.GRANTED
+        return ReserveOutcome.GRANTED if granted else ReserveOutcome.REFUSED
 
     @cache_hook
     async def unpin_object(self, obj: "CacheObject") -> None:
-        await self._in_thread(self._bound().pin, _own(obj), False)
+        await self._in_thread(self._bound().unpin, _own(obj))
 
     @cache_hook
     async def is_pinned(self, obj: "CacheObject") -> bool:

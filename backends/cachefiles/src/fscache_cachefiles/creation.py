@@ -24,7 +24,7 @@ from fscache_cachefiles.graveyard import Graveyard, is_linked
 from fscache_cachefiles.ledger import HASH_DIRECTORY, INDEX_DIRECTORY, weigh_large, weigh_small
 from fscache_cachefiles.lock import close_locked, try_share
 from fscache_cachefiles.namei import OPEN_FILE, Namei
-from fscache_cachefiles.xattr import Label, Pin, Seal
+from fscache_cachefiles.xattr import Label, Seal
 from fscache_core.folio import page_count
 
 
@@ -149,8 +149,6 @@ class Creation:
         seal = Seal(draft.nonce, draft.size, draft.entry, seal_check(draft.seed, draft.size, draft.entry))
         xattr.create_label(descriptor, label)
         xattr.create_seal(descriptor, seal)
-        if draft.reserved_size:
-            xattr.write_pin(descriptor, Pin(False, draft.reserved_size))
         while True:
             with self._container(draft.place) as container:
                 try:

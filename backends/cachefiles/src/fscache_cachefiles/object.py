@@ -144,8 +144,11 @@ class Work:
                 touch(found.index.descriptor)
         return found
 
-    def ensure_backing(self, obj: CachefilesObject) -> Backing | None:
+    def ensure_backing(self, obj: CachefilesObject, *, promised: bool = False) -> Backing | None:
         """The object's backing, made if it has none; None if another version has taken its name.
+
+        A small object is on disk when it is whole.  One that is ``promised`` something is made as large ones
+        are: a promise must hold before.
 
         Raises:
           NoSpaceError: no room.
@@ -156,25 +159,25 @@ class Work:
         # One at a time: who came second would put another opening of the entry in the place of the first, and
         # the fill locks that were taken on that would be gone.
         with self._making[hash(obj) % len(self._making)]:
-            return self._make_backing(obj)
+            return self._make_backing(obj, promised)
 
-    def _make_backing(self, obj: CachefilesObject) -> Backing | None:
+    def _make_backing(self, obj: CachefilesObject, promised: bool) -> Backing | None:
         assert obj.place is not None
         for _ in range(_TRIES):
             if obj.backing is not None or obj.superseded:
                 return obj.backing
-            if obj.is_small:
+            if obj.is_small and not (promised or obj.pinned or obj.reserved_size):
                 obj.backing = self.creation.draft_small(obj.place, obj.size)
-                obj.backing.reserved_size = obj.reserved_size
             else:
                 obj.backing = self.creation.make_large(obj.place, obj.label, obj.size)
                 if obj.backing is None:
                     self.adopt(obj)
                 else:
                     self._note_check_time(obj)
-                    if obj.pinned or obj.reserved_size:
-                        xattr.write_pin(obj.backing.descriptor, Pin(obj.pinned, obj.reserved_size))
-                        obj.backing.reserved_size = obj.reserved_size
+                    reserved_size, obj.reserved_size = obj.reserved_size, 0
+                    if obj.pinned:
+                        xattr.write_pin(obj.backing.descriptor, Pin(True, 0))
+                    self._reserve_again(obj, reserved_size)
         return obj.backing
 
     def store_empty(self, obj: CachefilesObject) -> None:
@@ -315,11 +318,8 @@ class Work:
         return True
 
     def _publish(self, obj: CachefilesObject, draft: Backing) -> None:
-        draft.reserved_size = obj.reserved_size
         if self.creation.publish_small(draft, obj.label):
             self._note_check_time(obj)
-            if obj.pinned:
-                xattr.write_pin(draft.descriptor, Pin(obj.pinned, obj.reserved_size))
             return
         # Somebody else was first.  If it is another version, ours stays as it is: for us alone.
         self.adopt(obj)
@@ -378,7 +378,7 @@ class Work:
             grave = None
             self.creation.discard_draft(old)
         obj.backing = None
-        obj.reserved_size = min(obj.reserved_size, size)
+        reserved_size, obj.reserved_size = min(obj.reserved_size, size), 0
         try:
             # A page that was cut at the old end has other bytes if the object grew.
             kept = min(size, old_size if old_size >= size else old_size & -PAGE_SIZE)
@@ -394,6 +394,8 @@ class Work:
             del old
             if grave is not None:
                 self.graveyard.reap_grave(grave)
+        self._reserve_again(obj, reserved_size)  # which the old one had until now
+        self.renew_promises(obj)
 
     def _copy(self, obj: CachefilesObject, old: Backing, first: int, buffer: memoryview) -> None:
         wanted = len(buffer)
@@ -418,19 +420,63 @@ class Work:
 
     # -- promises ------------------------------------------------------------------------
 
-    def pin(self, obj: CachefilesObject, pinned: bool) -> None:
+    def pin(self, obj: CachefilesObject) -> bool:
+        """False if another version has the name: what is stored nowhere cannot be kept."""
+        backing = self._backing_for_promise(obj)
+        if backing is None:
+            return False
+        xattr.write_pin(backing.descriptor, Pin(True, obj.reserved_size))
+        obj.pinned = True
+        return True
+
+    def unpin(self, obj: CachefilesObject) -> None:
         if obj.backing is None:
             self.adopt(obj)
-        if not obj.is_small:
-            self.ensure_backing(obj)
-        obj.pinned = pinned
-        self._write_pin(obj)
+        obj.pinned = False
+        if obj.backing is not None and obj.backing.published:
+            xattr.write_pin(obj.backing.descriptor, Pin(False, obj.reserved_size))
+
+    def renew_promises(self, obj: CachefilesObject) -> None:
+        """Put on disk what an object was promised of which nothing is stored any more, if there is room."""
+        if obj.backing is None and (obj.pinned or obj.reserved_size):
+            try:
+                self.ensure_backing(obj)
+            except OSError as error:
+                if not isinstance(error, NoSpaceError) and error.errno not in NO_ROOM:
+                    raise
+                log.warning("%r (%r): no room to keep its pin: %s", obj, obj.cookie, error)
+
+    def _reserve_again(self, obj: CachefilesObject, reserved_size: int) -> None:
+        if reserved_size and not self.reserve(obj, reserved_size):
+            log.warning("%r (%r): no room any more for what was reserved for it", obj, obj.cookie)
+
+    def _backing_for_promise(self, obj: CachefilesObject) -> Backing | None:
+        """A backing that is on disk under its name, also if none of it is stored; None as `ensure_backing`.
+
+        Raises: as `ensure_backing`.
+        """
+        if obj.backing is None or not obj.backing.published:
+            self.adopt(obj)
+        draft = obj.backing
+        if draft is None or draft.published:
+            return self.ensure_backing(obj, promised=True)
+        assert obj.place is not None
+        backing = self.creation.make_large(obj.place, obj.label, obj.size)
+        if backing is None:  # somebody was first
+            return obj.backing if self.adopt(obj) else None
+        obj.backing = backing
+        self._note_check_time(obj)
+        for first, n_pages in draft.resident_runs():
+            size = min(draft.size - (first << PAGE_SHIFT), n_pages << PAGE_SHIFT)
+            self._copy(obj, draft, first, memoryview(bytearray(size)))
+        self.creation.discard_draft(draft)
+        return obj.backing
 
     def reserve(self, obj: CachefilesObject, reserved_size: int) -> bool:
         """Have the first ``reserved_size`` bytes paid for.  False if there is no room."""
         reserved_size = min(reserved_size, obj.size)
         try:
-            backing = self.ensure_backing(obj)
+            backing = self._backing_for_promise(obj)
             if backing is None:
                 return False
             if not backing.is_small:
@@ -445,8 +491,8 @@ class Work:
                 except BaseException:
                     self.admission.ledger.discharge(more)
                     raise
+            xattr.write_pin(backing.descriptor, Pin(obj.pinned, reserved_size))
             obj.reserved_size = backing.reserved_size = reserved_size
-            self._write_pin(obj)
             if not backing.is_small and new < old:
                 self.admission.ledger.discharge(weigh_pages(old - new))
         except NoSpaceError:
@@ -456,7 +502,3 @@ class Work:
                 return False
             raise
         return True
-
-    def _write_pin(self, obj: CachefilesObject) -> None:
-        if obj.backing is not None and obj.backing.published:
-            xattr.write_pin(obj.backing.descriptor, Pin(obj.pinned, obj.reserved_size))
