@@ -33,7 +33,7 @@ async def call_backend(
     *args: P.args,
     **kwargs: P.kwargs,
 ) -> T:
-    """Call an async hook of a backend; the only way core does.
+    """Call an async hook of a backend; with `call_unbounded` the only way core does.
 
     Args:
       gauge: the key of the ``CacheOp`` counter of calls under way, if the hook has one.
@@ -46,11 +46,25 @@ async def call_backend(
     seconds = limits.drop_seconds if gauge == "dro" else limits.hook_seconds
     _count_call(cache.stats, gauge, 1)
     try:
-        with trio.move_on_after(seconds) as scope:
-            result = await hook(*args, **kwargs)
-        if scope.cancelled_caught:
-            message = f"backend {name}: {hook_name(hook)} did not return within {seconds:g} s"
-            raise PluginError(message, plugin=name)
+        with trio.move_on_after(seconds):
+            return await call_unbounded(cache, expected, hook, *args, **kwargs)
+        message = f"backend {name}: {hook_name(hook)} did not return within {seconds:g} s"
+        raise PluginError(message, plugin=name)
+    finally:
+        _count_call(cache.stats, gauge, -1)
+
+
+async def call_unbounded(
+    cache: Cache,
+    expected: type[T],
+    hook: Callable[P, Awaitable[T]],
+    *args: P.args,
+    **kwargs: P.kwargs,
+) -> T:
+    """`call_backend` for a hook that goes through all that is stored, and may take as long as it needs."""
+    name = cache.backend.name
+    try:
+        result = await hook(*args, **kwargs)
     except FscacheError:
         raise
     except MemoryError as error:
@@ -59,8 +73,6 @@ async def call_backend(
         if passes_through(error):
             raise
         raise PluginError.raised("backend", name, hook_name(hook), error) from error
-    finally:
-        _count_call(cache.stats, gauge, -1)
     if not isinstance(result, expected):
         message = f"backend {name}: {hook_name(hook)} returned {result!r}, not a {expected.__name__}"
         raise PluginError(message, plugin=name)

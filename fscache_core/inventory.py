@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from fscache_core.cookie import Cookie, CookieDefinition, acquire_cookie
-from fscache_core.hook_call import call_backend
 from fscache_core.outcome import CookieType
 
 if TYPE_CHECKING:
@@ -31,11 +30,10 @@ async def open_indices(fscache: FsCache) -> None:
 
 
 async def _open_below(cache: Cache, index: Cookie) -> None:
-    hook = cache.backend.child_keys
     obj = await index.index_object(cache)
-    if hook is None or obj is None:
+    if obj is None or cache.backend.child_keys is None:
         return
-    for kind, key in await call_backend(cache, None, list, hook, obj):
+    for kind, key in await obj.child_keys():
         if kind == CookieType.INDEX:
             known = index.children.get((kind, key))
             await _open_below(cache, known or acquire_cookie(index.domain, index, _STORED, key))

@@ -10,15 +10,30 @@ change what an object refers to run one at a time, under its ``lock``.
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Concatenate, ParamSpec, TypeVar
 
 import trio
 
 from fscache_core.domain import log
-from fscache_core.errors import CacheIOError, FscacheError, NoMemoryError, NoSpaceError, PluginError
+from fscache_core.errors import (
+    CacheIOError,
+    FscacheError,
+    NoMemoryError,
+    NoSpaceError,
+    PluginError,
+    UnsupportedError,
+)
 from fscache_core.folio import PageRuns
-from fscache_core.hook_call import ask_netfs, blame_netfs, call_backend, hook_name, passes_through
+from fscache_core.hook_call import (
+    ask_netfs,
+    blame_netfs,
+    call_backend,
+    call_unbounded,
+    hook_name,
+    passes_through,
+)
 from fscache_core.object_state import (
     CLEARED,
     ERROR,
@@ -122,6 +137,7 @@ class CacheObject:
 
         Returns False if nothing may be created: the lookup is to end with ``ABSENT``.
         """
+        self._check_in_lookup("lookup_negative")
         if not self.looked_up:
             self.looked_up = True
             self.domain.stats.lookups_neg += 1
@@ -132,6 +148,7 @@ class CacheObject:
 
     def obtained_object(self) -> None:
         """Tell that the object exists, found or created.  (``fscache_obtained_object``)"""
+        self._check_in_lookup("obtained_object")
         if not self.looked_up:
             self.looked_up = True
             self.domain.stats.lookups_pos += 1
@@ -143,6 +160,12 @@ class CacheObject:
         if self.machine.judged_at == self.cookie.invalidated_at:
             self.cookie.distrusted = False
         self.available = True
+
+    def _check_in_lookup(self, told: str) -> None:
+        """Refuse what a hook tells that was given up: the cookie may have another object by now."""
+        if not self.live:
+            name = self.cache.backend.name
+            raise PluginError(f"backend {name}: {told} of {self!r}, whose lookup is over", plugin=name)
 
     def _lookup_known(self, *, no_data_yet: bool) -> None:
         cookie = self.cookie
@@ -505,9 +528,40 @@ class CacheObject:
         if found is None:
             return None
         runs = PageRuns()
-        for first, n_pages in found:
-            runs.add(first, n_pages)
+        try:
+            for first, n_pages in found:
+                runs.add(operator.index(first), operator.index(n_pages))
+        except (TypeError, ValueError):
+            self.hook_failed(self._misanswered("resident_pages", found, "runs of pages"))
+            return None
         return runs
+
+    async def child_keys(self) -> Sequence[tuple[int, bytes]]:
+        """What is stored below an index, as pairs of cookie type and raw key.
+
+        Raises:
+          UnsupportedError: the backend cannot tell.
+          WorldError, PluginError: it failed to.
+        """
+        cache, hook = self.cache, self.cache.backend.child_keys
+        if hook is None:
+            raise UnsupportedError(f"cache {cache.tag}: backend {cache.backend.name} keeps no list of keys")
+        try:
+            found = await call_unbounded(cache, Sequence, hook, self)  # type: ignore[type-abstract]
+            for pair in found:
+                match pair:
+                    case (int(), bytes()):
+                        pass
+                    case _:
+                        raise self._misanswered("child_keys", pair, "a pair of cookie type and key")
+        except FscacheError as error:
+            self.hook_failed(error)
+            raise
+        return found
+
+    def _misanswered(self, hook: str, answer: object, wanted: str) -> PluginError:
+        name = self.cache.backend.name
+        return PluginError(f"backend {name}: {hook} returned {answer!r}, not {wanted}", plugin=name)
 
     # -- what is done with it, by operations and states ------------------------------------
 

@@ -461,8 +461,8 @@ class NetfsFacade:
         self.recall_file: Callable[[object, str, bytes, int], object] = answer("recall_file", _none)
         self.look_up: Callable[[object, str], Awaitable[object]] = get("look_up")
         self.fetch: Callable[[object, int, memoryview, Callable[[int], None]], Awaitable[None]] = get("fetch")
-        self.list_directory: Callable[[object, str], Awaitable[Sequence[DirectoryEntry]]] = get(
-            "list_directory", no("listing")
+        self.list_directory: Callable[[object, str], Awaitable[Sequence[DirectoryEntry]]] = _listing(
+            self.name, get("list_directory", no("listing"))
         )
         self.put_file: Callable[..., Awaitable[object]] = get("put_file", no("writing files"))
         self.store: Callable[[object, int, memoryview], Awaitable[object]] = get(
@@ -524,6 +524,23 @@ def _answering(
         return answered
 
     return answer
+
+
+def _listing(
+    name: str, function: Callable[[object, str], Awaitable[object]]
+) -> Callable[[object, str], Awaitable[Sequence[DirectoryEntry]]]:
+    @functools.wraps(function)
+    async def list_directory(volume: object, path: str) -> Sequence[DirectoryEntry]:
+        answer = await function(volume, path)
+        if not isinstance(answer, list | tuple):
+            raise PluginError(f"netfs {name}: list_directory returned {answer!r}, not a list", plugin=name)
+        for entry in answer:
+            if not isinstance(entry, DirectoryEntry):
+                message = f"netfs {name}: list_directory returned {entry!r}, not a DirectoryEntry"
+                raise PluginError(message, plugin=name)
+        return answer
+
+    return list_directory
 
 
 def _none(_answer: object) -> str:

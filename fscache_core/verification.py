@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from fscache_core.errors import CacheIOError, FscacheError, PluginError, UnsupportedError
-from fscache_core.hook_call import passes_through
+from fscache_core.errors import CacheIOError, UnsupportedError
+from fscache_core.hook_call import call_unbounded
 from fscache_core.hookspecs import VerifyReport
 
 if TYPE_CHECKING:
@@ -33,27 +33,11 @@ async def verify(
     backend = cache.backend
     if backend.verify_cache is None:
         raise UnsupportedError(f"cache {cache.tag}: its backend offers no check of what is stored")
-    # Not `CacheObject.call`: a large cache takes longer than any limit for a hook.
     try:
-        found: object = await backend.verify_cache(repair, progress or _nothing)
+        return await call_unbounded(cache, VerifyReport, backend.verify_cache, repair, progress or _nothing)
     except CacheIOError as error:
         cache.io_error(str(error))
         raise
-    except FscacheError:
-        raise
-    except BaseException as error:
-        if passes_through(error):
-            raise
-        raise PluginError(
-            f"backend {backend.name}: verify_cache raised {type(error).__name__}: {error}",
-            plugin=backend.name,
-        ) from error
-    if not isinstance(found, VerifyReport):
-        raise PluginError(
-            f"backend {backend.name}: verify_cache returned {found!r}, not a VerifyReport",
-            plugin=backend.name,
-        )
-    return found
 
 
 def _nothing(done: int, total: int) -> None:

@@ -22,7 +22,6 @@ from fscache_core.errors import (
     OriginNotFoundError,
     OriginUnreachableError,
     PluginError,
-    UnsupportedError,
 )
 from fscache_core.file import File
 from fscache_core.hook_call import passes_through
@@ -254,12 +253,7 @@ class Volume:
             obj = await self.cookie.index_object(cache)
             if obj is None:
                 continue
-            hook = cache.backend.child_keys
-            if hook is None:
-                raise UnsupportedError(
-                    f"cache {cache.tag}: backend {cache.backend.name} keeps no list of keys"
-                )
-            return await hook(obj)
+            return await obj.child_keys()
         return ()
 
     async def _retire(self, kind: int, key: bytes) -> None:

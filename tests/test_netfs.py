@@ -14,7 +14,14 @@ from fscache_core import open_fscache, page
 from fscache_core.cookie import Cookie, CookieDefinition, acquire_cookie
 from fscache_core.errors import CacheIOError, FscacheError, NoSpaceError, PluginError, UnfitPluginError
 from fscache_core.folio import PAGE_SIZE, Folio
-from fscache_core.hookspecs import NOT_RESIDENT, FileAttributes, FileKind, Location, netfs_hook
+from fscache_core.hookspecs import (
+    NOT_RESIDENT,
+    DirectoryEntry,
+    FileAttributes,
+    FileKind,
+    Location,
+    netfs_hook,
+)
 from fscache_core.outcome import AuxOutcome, CookieType, ReadOutcome
 from fscache_core.plugins import NetfsFacade
 from fscache_core.testing.cache_session import OriginFile, Session, content, open_session, origin_file
@@ -22,7 +29,7 @@ from fscache_core.testing.faulty import Answer, Fail, Faults, Hang
 from fscache_memory import MemoryBackend
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
 T = TypeVar("T")
 
@@ -390,6 +397,23 @@ async def test_an_adapter_whose_async_hook_raises_or_is_not_offered_is_named() -
     await netfs.call("close_volume", netfs.close_volume, "volume")
     with pytest.raises(PluginError, match="netfs shelf: recall_file raised ZeroDivisionError: a bug"):
         netfs.recall_file("volume", "file", b"v1", SIZE)
+
+
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [(None, "returned None, not a list"), (["name"], "returned 'name', not a DirectoryEntry")],
+)
+async def test_a_listing_that_is_none_is_the_adapters_fault(answer: object, message: str) -> None:
+    class Listing(Shelf):
+        @netfs_hook
+        async def list_directory(self, volume: object, path: str) -> Sequence[DirectoryEntry]:
+            return answer  # type: ignore[return-value]
+
+    async with open_fscache() as fscache:
+        fscache.add_netfs(Listing())
+        with pytest.raises(PluginError, match=f"^netfs shelf: list_directory {message}") as caught:
+            await fscache.list_directory("shelf://")
+    assert caught.value.plugin == "shelf"
 
 
 def test_a_version_that_is_no_number_is_refused() -> None:

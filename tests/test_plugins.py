@@ -394,6 +394,74 @@ async def test_a_fault_of_a_hook_costs_its_object_and_is_attributed(
     faults.disarm()
 
 
+@pytest.mark.parametrize("answer", [7, [7], [(1, 2, 3)], [("first", 2)], [(0, None)]])
+async def test_runs_of_pages_that_are_none_are_the_backends_fault(
+    answer: object, caplog: pytest.LogCaptureFixture
+) -> None:
+    faults = Faults()
+    async with open_session(MemoryBackend(), wrappers=[faults]) as session:
+        cookie = await session.file(size=SIZE)
+        obj = session.object(cookie)
+        faults.arm("resident_pages", Answer(answer))
+        assert await obj.resident_pages() is None
+        assert "backend MemoryBackend: resident_pages returned" in caplog.text
+        await obj.wait_dead()
+
+
+@pytest.mark.parametrize("answer", [None, [b"key"], [("data", b"key")], [(1, "key")], [(1, b"key", 2)]])
+async def test_keys_that_are_none_are_the_backends_fault(
+    answer: object, caplog: pytest.LogCaptureFixture
+) -> None:
+    faults = Faults()
+    async with open_session(MemoryBackend(), wrappers=[faults]) as session:
+        await session.file(size=SIZE)
+        index = session.object(session.volume)
+        assert list(await index.child_keys()) == [(1, b"file")]
+        faults.arm("child_keys", Answer(answer))
+        with pytest.raises(PluginError, match="backend MemoryBackend: child_keys returned"):
+            await index.child_keys()
+        assert "backend MemoryBackend: child_keys returned" in caplog.text
+
+
+async def test_what_a_lookup_tells_after_it_was_given_up_is_refused(
+    autojump_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    """By then its cookie may have another object, of which it would not be true."""
+    complaints: list[str] = []
+
+    class Late(MemoryBackend):
+        @cache_hook
+        async def lookup_object(self, obj: CacheObject) -> LookupOutcome:
+            if obj.cookie.key != b"file" or complaints:
+                return await super().lookup_object(obj)  # type: ignore[arg-type]
+            complaints.append("")
+            domain.spawn(partial(self.tell_late, obj), "a task of the backend's own")
+            await trio.sleep_forever()
+            raise AssertionError
+
+        async def tell_late(self, obj: CacheObject) -> None:
+            await obj.wait_dead()
+            for tell in (obj.lookup_negative, obj.obtained_object):
+                try:
+                    tell()
+                except PluginError as error:
+                    complaints.append(str(error))
+
+    async with open_session(Late(), limits=Limits(hook_seconds=5)) as session:
+        domain = session.domain
+        cookie = await session.file(size=SIZE)
+        await trio.sleep(10)
+        assert not cookie.objects
+        assert cookie.unavailable
+        cookie.acquire_objects()
+        await cookie.wait_lookup()
+        await session.check(cookie, await session.fill(cookie))
+    assert [complaint.partition(" of OBJ")[0] for complaint in complaints[1:]] == [
+        "backend Late: lookup_negative",
+        "backend Late: obtained_object",
+    ]
+
+
 class Deaf(Fault):
     """Do not return, swallow the cancellation that comes of it, and go on as if nothing were."""
 
