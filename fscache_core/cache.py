@@ -252,5 +252,8 @@ class Cache:
             parent.n_children += 1
         self.objects[obj.debug_id] = obj
         self._namesakes.setdefault((obj.cookie.type, obj.cookie.key), []).append(obj)
-        obj.cookie.objects.insert(0, obj)
+        objects = obj.cookie.objects
+        # The file has its newest one.  A volume goes on with its oldest: to look into another cache for
+        # something is no reason to store the next file there.
+        objects.insert(len(objects) if obj.cookie.type == CookieType.INDEX else 0, obj)
         obj.cookie.get()

@@ -10,7 +10,7 @@ Nothing here awaits but the ``async`` methods, so every other change of a cookie
 from __future__ import annotations
 
 import errno
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
 import trio
 
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from fscache_core.object import CacheObject
 
 T = TypeVar("T")
+NetfsData: TypeAlias = object  # in `Cookie`, ``object`` is the record of a cache
 
 __all__ = ["MAX_AUX_SIZE", "MAX_KEY_SIZE", "Cookie", "CookieDefinition", "acquire_cookie"]
 
@@ -441,8 +442,11 @@ class Cookie:
 
     # -- objects --
 
-    def acquire_objects(self) -> bool:
+    def acquire_objects(self, cache: Cache | None = None) -> bool:
         """Give a data cookie an object, and its ancestors where they lack one (5.2).
+
+        Args:
+          cache: where; None for the one that `choose_cache` says.
 
         Returns False if no cache can take it.  Without any cache at all the answer is True: the
         cookie is attached when one is added.
@@ -451,7 +455,11 @@ class Cookie:
             self.unavailable = not self.objects
             return True
         self.unavailable = True
-        cache = self._select_cache() if self._is_below_enabled() else None
+        assert self.parent is not None
+        if not self._is_below_enabled():
+            cache = None
+        elif cache is None:
+            cache = self.parent.choose_cache(self.netfs_data)
         if cache is None:
             self.domain.stats.acquire_noc += 1
             return False
@@ -489,33 +497,32 @@ class Cookie:
             above = above.parent
         return True
 
-    def _select_cache(self) -> Cache | None:
-        """Choose a cache for a data cookie (section 9).
+    def choose_cache(self, netfs_data: NetfsData) -> Cache | None:
+        """The cache for a data cookie below this one (section 9).
 
         Better than the reference: broken caches, and objects in them or dying, are passed over.
         """
-        domain, index = self.domain, self.parent
-        assert index is not None
-        for obj in index.objects:
+        domain = self.domain
+        for obj in self.objects:
             if obj.live and obj.cache.usable:
                 return obj.cache
-        if index.type != CookieType.INDEX:
+        if self.type != CookieType.INDEX:
             return None
-        tag_name = self._preferred_tag(index)
+        tag_name = self._preferred_tag(netfs_data)
         if tag_name is not None:
             tag = domain.tags.get(tag_name)
             cache = tag.cache if tag is not None else None
             return cache if cache is not None and cache.usable else None
         return next((cache for cache in domain.caches if cache.usable), None)
 
-    def _preferred_tag(self, index: Cookie) -> str | None:
-        select = index.definition.select_cache
+    def _preferred_tag(self, netfs_data: NetfsData) -> str | None:
+        select = self.definition.select_cache
         if select is None:
             return None
         try:
-            return ask_netfs(index, "select_cache", str | None, select, self.netfs_data)  # type: ignore[arg-type]
+            return ask_netfs(self, "select_cache", str | None, select, netfs_data)  # type: ignore[arg-type]
         except FscacheError as error:
-            blame_netfs(index, "select_cache", error)
+            blame_netfs(self, "select_cache", error)
             return None
 
 
@@ -526,10 +533,14 @@ def acquire_cookie(
     netfs_data: object,
     *,
     enable: bool = True,
+    cache: Cache | None = None,
 ) -> Cookie:
     """Make a cookie below ``parent`` and, if enabled, start looking for what is stored (5.1).
 
     Returns at once.  Whether the file is cached shows in the outcome of reads.
+
+    Args:
+      cache: where to look, if that is not for the netfs and core to choose.
 
     Raises:
       CallerError: a key or aux of wrong size, an index below something that is none, a parent that was
@@ -563,7 +574,7 @@ def acquire_cookie(
         # Better than the reference, which hands out no cookie then: this one stays uncached until a cache
         # that can take it is added, or until it is tried again.
         cookie.enabled = True
-        if definition.type != CookieType.INDEX and not cookie.acquire_objects():
+        if definition.type != CookieType.INDEX and not cookie.acquire_objects(cache):
             stats.acquire_nbf += 1
             return cookie
     stats.acquire_ok += 1

@@ -26,6 +26,7 @@ from fscache_core.outcome import AuxOutcome, CookieType
 from fscache_core.page import read_or_alloc_pages
 
 if TYPE_CHECKING:
+    from fscache_core.cache import Cache
     from fscache_core.plugins import NetfsFacade
     from fscache_core.volume import Volume
 
@@ -63,19 +64,27 @@ class Inode:
     )
 
     def __init__(
-        self, volume: Volume, path: str, netfs_data: object, *, adopt: bool, checked_at: float = 0.0
+        self,
+        volume: Volume,
+        path: str,
+        netfs_data: object,
+        *,
+        adopt: Cache | None = None,
+        checked_at: float = 0.0,
     ) -> None:
         """Make an inode and its cookie.
 
         Args:
           netfs_data: from the adapter's ``look_up``; with ``adopt``, from its ``name_file``.
-          adopt: take the version that is cached, whatever it is (`wait_adopted`).
+          adopt: take the version that this cache has, whatever it is (`wait_adopted`).
         """
         self.volume = volume
         self.netfs: NetfsFacade = volume.netfs
         self.path = path
         self.netfs_data = netfs_data
-        self.attributes: FileAttributes | None = None if adopt else self.netfs.get_attr(netfs_data)
+        self.attributes: FileAttributes | None = (
+            None if adopt is not None else self.netfs.get_attr(netfs_data)
+        )
         self.size = 0 if self.attributes is None else self.attributes.size  #: bytes; as the attributes say
         #: When the origin last said that this is the present version, seconds since the epoch.
         self.checked_at = checked_at
@@ -87,8 +96,10 @@ class Inode:
         self._damaged_seen = 0
         self._check_time_kept = 0.0
         self._absent: list[PageRuns] = []  # of every reader: pages that the cache did not have
-        acquire = acquire_cookie if adopt else acquire_or_go_without
-        self.cookie: Cookie = acquire(volume.domain, volume.cookie, volume.definition, self)
+        names = volume.domain, volume.cookie, volume.definition, self
+        self.cookie: Cookie = (
+            acquire_or_go_without(*names) if adopt is None else acquire_cookie(*names, cache=adopt)
+        )
 
     def __str__(self) -> str:
         return self.volume.named(self.path)

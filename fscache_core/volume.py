@@ -35,6 +35,7 @@ from fscache_core.stats import VolumeStats
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from fscache_core.cache import Cache
     from fscache_core.netfs import Netfs
     from fscache_core.plugins import NetfsFacade
     from fscache_core.readahead import Readahead
@@ -42,13 +43,10 @@ if TYPE_CHECKING:
 #: Names that are remembered to be missing, or to have been served without asking the origin.
 MAX_NAMES = 10_000
 
-#: A cookie for whatever is stored under a key: it adopts, and creates nothing.
-_BY_KEY = CookieDefinition(
-    "by key",
-    CookieType.DATA,
-    get_key=lambda key: key if isinstance(key, bytes) else b"",
-    get_aux=lambda _: None,
-)
+
+def _by_key(kind: int) -> CookieDefinition:
+    """A cookie for whatever is stored under a key, its ``netfs_data``: it adopts, and creates nothing."""
+    return CookieDefinition("by key", kind, get_key=lambda key: key, get_aux=lambda _: None)  # type: ignore[arg-type,return-value]
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +90,9 @@ class Volume:
             get_key=lambda volume: netfs.get_key(volume),
             select_cache=None
             if select_cache is None
-            else lambda parent, inode: select_cache(parent, inode.netfs_data),  # type: ignore[attr-defined]
+            else lambda volume, file: select_cache(
+                volume, file.netfs_data if isinstance(file, Inode) else file
+            ),
         )
         self.cookie: Cookie = acquire_or_go_without(domain, registered.primary_index, index, data)
         domain.n_volumes += 1
@@ -225,7 +225,8 @@ class Volume:
     async def invalidate(self, path: str) -> None:
         """See to it that nothing cached of a file is used again.  Files that are open keep their version."""
         self._absent.pop(path, None)
-        await self._retire(CookieType.DATA, self.netfs.get_key(self.netfs.name_file(self.data, path)))
+        file = self.netfs.name_file(self.data, path)
+        await self._retire(CookieType.DATA, self.netfs.get_key(file), self._caches_for(file))
         self._outdated.discard(path)  # nothing is cached of it
 
     async def invalidate_below(self, prefix: str = "") -> int:
@@ -242,36 +243,47 @@ class Volume:
         # Of a name with one letter more: an adapter may drop a slash at the end, and /d is no prefix for /d/.
         longer = self.netfs.get_key(self.netfs.name_file(self.data, f"{prefix}x")) if prefix else b"x"
         begins = longer[:-1]
-        keys = await self._stored_keys()
-        below = [(kind, key) for kind, key in keys if key.startswith(begins) or key.startswith(b"\0")]
+        stored = await self._stored_keys()
+        below = [(kind, key) for kind, key in stored if key.startswith(begins) or key.startswith(b"\0")]
         for kind, key in below:
-            await self._retire(kind, key)
+            await self._retire(kind, key, stored[kind, key])
         return len(below)
 
-    async def _stored_keys(self) -> Sequence[tuple[int, bytes]]:
-        for cache in self.domain.caches:
+    async def _stored_keys(self) -> dict[tuple[int, bytes], list[Cache]]:
+        """What is stored below the volume, and in which caches."""
+        stored: dict[tuple[int, bytes], list[Cache]] = {}
+        for cache in list(self.domain.caches):
             obj = await self.cookie.index_object(cache)
             if obj is None:
                 continue
-            return await obj.child_keys()
-        return ()
+            for child in await obj.child_keys():
+                stored.setdefault(child, []).append(cache)
+        return stored
 
-    async def _retire(self, kind: int, key: bytes) -> None:
-        """Delete what is stored under a key, whoever may be reading it.
+    def _caches_for(self, file: object) -> Sequence[Cache]:
+        """Every cache: first the one in which this file would be stored."""
+        chosen = self.cookie.choose_cache(file)
+        return sorted(self.domain.caches, key=lambda cache: cache is not chosen)
+
+    async def _retire(self, kind: int, key: bytes, caches: Sequence[Cache]) -> None:
+        """Delete what caches have stored under a key, whoever may be reading it.
 
         Cancellation: it is carried through.
         """
         self.check_open()
-        self._disown(kind, key)
-        cookie = acquire_cookie(self.domain, self.cookie, _BY_KEY, key)
-        cookie.supersede()  # others may open, or retire, the same file meanwhile
-        objects = list(cookie.objects)
         with self.under_way() as scope:
             scope.shield = True
-            await cookie.wait_lookup()
-            await cookie.relinquish(retire=True)
-            for obj in objects:
-                await obj.wait_dead()
+            for cache in caches:
+                self._disown(kind, key)
+                cookie = acquire_cookie(self.domain, self.cookie, _by_key(kind), key, cache=cache)
+                cookie.supersede()  # others may open, or retire, the same file meanwhile
+                if kind == CookieType.INDEX:
+                    await cookie.index_object(cache)
+                objects = list(cookie.objects)
+                await cookie.wait_lookup()
+                await cookie.relinquish(retire=True)
+                for obj in objects:
+                    await obj.wait_dead()
         self._disown(kind, key)  # who opened it meanwhile may have found what was to go
         await trio.lowlevel.checkpoint_if_cancelled()
 
@@ -477,7 +489,7 @@ class Volume:
                 current.checked_at = checked_at
                 return self._opened(current)
             current.become_stale()
-        inode = Inode(self, path, netfs_data, adopt=False, checked_at=checked_at)
+        inode = Inode(self, path, netfs_data, checked_at=checked_at)
         self._inodes.add(inode)
         if inode.weak:
             self.stats.weak += 1
@@ -487,11 +499,23 @@ class Volume:
         """An inode of whatever version is cached; None if none is."""
         self.check_open()
         inode = self._inodes.newest(path)
-        if inode is not None:
-            self._inodes.hold(inode)
-        else:
-            inode = Inode(self, path, self.netfs.name_file(self.data, path), adopt=True)
-            self._inodes.add(inode)
+        if inode is not None and inode.attributes is not None:
+            return self._opened(inode)
+        file = self.netfs.name_file(self.data, path)
+        for cache in self._caches_for(file):
+            inode = self._inodes.newest(path)  # somebody else may be looking, too
+            if inode is not None:
+                self._inodes.hold(inode)
+            else:
+                inode = Inode(self, path, file, adopt=cache)
+                self._inodes.add(inode)
+            if (adopted := await self._adopted(inode)) is not None:
+                return adopted
+            self.check_open()
+        return None
+
+    async def _adopted(self, inode: Inode) -> Inode | None:
+        """This inode when it is known to have a version; else it is closed, and None."""
         try:
             if inode.attributes is not None or await inode.wait_adopted():
                 return self._attached(inode)

@@ -19,16 +19,21 @@ from fscache_core import (
     UnsupportedError,
     open_fscache,
 )
-from fscache_core.outcome import ReserveOutcome
+from fscache_core.cookie import CookieDefinition, acquire_cookie
+from fscache_core.hookspecs import netfs_hook
+from fscache_core.outcome import CookieType, ReserveOutcome
 from fscache_core.testing.faulty import Faults, Hang
 from fscache_core.testing.http_origin import CountingOrigin, Fault, Stall
 from fscache_core.testing.interruption import cancelled_after
 from fscache_memory import MemoryBackend
+from netfs_http import HttpNetfs
+from netfs_http.netfs import HttpFile, HttpVolume
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from fscache_core import FsCache
+    from fscache_core.volume import FileStatus
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -414,3 +419,111 @@ async def test_a_close_that_fails_ends_all_the_same(monkeypatch: pytest.MonkeyPa
 
     with trio.fail_after(30), pytest.RaisesGroup(ZeroDivisionError):
         await use()
+
+
+# -- several caches ----------------------------------------------------------------------
+
+
+async def test_what_another_of_several_caches_has_is_found_and_served(
+    fscache_http_origin: CountingOrigin,
+) -> None:
+    origin, old, new = fscache_http_origin, MemoryBackend(), MemoryBackend()
+    origin.put("a", DATA)
+    async with open_fscache() as fscache:
+        await fscache.add_cache(old, tag="old")
+        await read_all(fscache, origin.url("a"))
+    origin.stop()
+    async with open_fscache(coherency=Coherency(offline=True)) as fscache:
+        await fscache.add_cache(old, tag="old")
+        await fscache.add_cache(new, tag="new")  # where core would store it now
+        volume = await fscache.open_volume(origin.url("a"))
+        found: list[FileStatus | None] = []
+
+        async def ask() -> None:
+            found.append(await volume.status("/a"))
+
+        async with trio.open_nursery() as nursery:
+            for _ in range(5):
+                nursery.start_soon(ask)
+        assert [status and (status.cache, status.cached_size) for status in found] == 5 * [("old", len(DATA))]
+        assert await read_all(fscache, origin.url("a")) == DATA
+        assert await volume.status("/missing") is None
+
+
+@pytest.mark.parametrize("below", [False, True])
+async def test_an_invalidated_file_is_gone_from_every_cache(
+    fscache_http_origin: CountingOrigin, below: bool
+) -> None:
+    origin, backends = fscache_http_origin, [MemoryBackend() for _ in range(3)]
+    origin.put("a", DATA)
+    for backend in backends:
+        async with open_fscache() as fscache:
+            await fscache.add_cache(backend)
+            await read_all(fscache, origin.url("a"))
+    async with open_fscache() as fscache:
+        for number, backend in enumerate(backends):
+            await fscache.add_cache(backend, tag=str(number))
+        volume = await fscache.open_volume(origin.url("a"))
+        if below:
+            assert await volume.invalidate_below() == 1
+        else:
+            await volume.invalidate("/a")
+    for backend in backends:
+        async with open_fscache() as fscache:
+            await fscache.add_cache(backend)
+            volume = await fscache.open_volume(origin.url("a"))
+            assert await volume.status("/a") is None
+
+
+async def test_the_netfs_chooses_a_cache_by_its_own_data_whatever_is_done_with_a_file(
+    fscache_http_origin: CountingOrigin, caplog: pytest.LogCaptureFixture
+) -> None:
+    origin, asked = fscache_http_origin, []
+    origin.put("a", DATA)
+
+    class Netfs(HttpNetfs):
+        @netfs_hook
+        def select_cache(self, parent_netfs_data: object, netfs_data: object) -> str | None:
+            asked.append((type(parent_netfs_data), type(netfs_data)))
+            return "chosen"
+
+    for first in ("invalidate", "status", "look", "read"):
+        async with open_fscache() as fscache:
+            chosen = await fscache.add_cache(MemoryBackend(), tag="chosen")
+            await fscache.add_cache(MemoryBackend(), tag="newest")
+            fscache.add_netfs(Netfs(), scheme="http")
+            volume = await fscache.open_volume(origin.url("a"))
+            match first:
+                case "invalidate":
+                    await volume.invalidate("/a")
+                case "status":
+                    assert await volume.status("/a") is None
+                case "look":
+                    await volume.look_up("/a")
+            await read_all(fscache, origin.url("a"))
+            status = await volume.status("/a")
+            assert status is not None
+            assert status.cache == chosen.tag, first
+    assert set(asked) == {(HttpVolume, HttpFile)}
+    assert caplog.text == ""
+
+
+@pytest.mark.parametrize("kind", [CookieType.INDEX, CookieType.DATA, CookieType.SPECIAL, 200])
+async def test_whatever_kind_of_thing_is_stored_below_a_prefix_is_invalidated(
+    fscache_http_origin: CountingOrigin, kind: int
+) -> None:
+    origin, backend = fscache_http_origin, MemoryBackend()
+    definition = CookieDefinition("thing", kind, get_key=lambda _: b"/thing", get_attr=lambda _: 4096)
+    async with open_fscache() as fscache:
+        cache = await fscache.add_cache(backend)
+        volume = await fscache.open_volume(origin.url(""))
+        cookie = acquire_cookie(fscache.domain, volume.cookie, definition, None)
+        if kind == CookieType.INDEX:
+            assert await cookie.index_object(cache) is not None
+        await cookie.wait_lookup()
+        await cookie.relinquish()
+    async with open_fscache() as fscache:
+        await fscache.add_cache(backend)
+        volume = await fscache.open_volume(origin.url(""))
+        assert await volume.invalidate_below() == 1
+        assert await volume.invalidate_below() == 0
