@@ -235,7 +235,8 @@ ROWS = (
     ),
     Row(
         "always-64k",
-        '64 KiB at random bytes, and whole blocks, under verify="always": pread_into / os.preadv',
+        '64 KiB at random bytes, and whole blocks, verified before and at each read (verify="always"): '
+        "pread_into / os.preadv",
         always_64k,
     ),
 )

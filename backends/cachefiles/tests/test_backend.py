@@ -1,10 +1,17 @@
 import os
+import sys
 from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING
 
 import pytest
 from cachefiles_session import Netfile, bound  # type: ignore[import-not-found]
 
+from fscache_cachefiles import backing
 from fscache_core.folio import PAGE_SIZE
+
+if TYPE_CHECKING:
+    from _typeshed import TraceFunction
 
 
 def objects_in(cache: Path) -> list[Path]:
@@ -40,6 +47,41 @@ async def test_the_hot_path_returns_the_bytes_of_any_range(tmp_path: Path, size:
             for length in {1, 10, 4096, 65536, 70000, size}:
                 length = min(length, size - offset)
                 assert session.read_resident(cookie, offset, length) == file.content[offset : offset + length]
+
+
+@pytest.mark.parametrize("verify", ["touch", "always"])
+async def test_a_read_in_the_middle_of_another_one_of_its_thread_disturbs_neither(
+    tmp_path: Path, verify: str
+) -> None:
+    """As signal handlers and finalizers make them, between any two lines."""
+    file = Netfile("file", 300_000)
+    async with bound(tmp_path / "cache") as session:
+        await session.read(await session.open(file))
+    async with bound(tmp_path / "cache", verify=verify) as session:
+        cookie = await session.open(file)
+        n_between = 0
+
+        def read_another(frame: FrameType, event: str, _: object) -> "TraceFunction | None":
+            nonlocal n_between
+            if frame.f_code.co_filename != backing.__file__:
+                return None
+            if event == "line":
+                sys.settrace(None)
+                start = 997 * n_between % 200_000
+                n_between += 1
+                assert session.read_resident(cookie, start, 70_000) == file.content[start : start + 70_000]
+                sys.settrace(read_another)
+            return read_another
+
+        before = sys.gettrace()
+        for offset, size in ((1000, 5000), (60_000, 10_000), (100_001, 65_536), (0, 200_000), (1000, 5000)):
+            sys.settrace(read_another)
+            try:
+                got = session.read_resident(cookie, offset, size)
+            finally:
+                sys.settrace(before)
+            assert got == file.content[offset : offset + size]
+        assert n_between > 50
 
 
 async def test_parts_of_a_file_are_stored_as_they_come(tmp_path: Path) -> None:

@@ -33,14 +33,18 @@ def _truncate_to(fraction: float, at_least: int) -> Callable[[Path], None]:
     return damage
 
 
+def _flip_byte(path: Path, at: int) -> None:
+    with path.open("r+b") as file:
+        file.seek(at)
+        (byte,) = file.read(1)
+        file.seek(at)
+        file.write(bytes([byte ^ 0x40]))
+
+
 def _flip(position: float) -> Callable[[Path], None]:
     def damage(path: Path) -> None:
-        with path.open("r+b") as file:
-            at = min(int(path.stat().st_size * position), path.stat().st_size - 1)
-            file.seek(at)
-            (byte,) = file.read(1)
-            file.seek(at)
-            file.write(bytes([byte ^ 0x40]))
+        size = path.stat().st_size
+        _flip_byte(path, min(int(size * position), size - 1))
 
     return damage
 
@@ -228,6 +232,29 @@ async def test_a_file_damaged_while_it_is_open_is_fetched_again(tmp_path: Path, 
         assert file.n_fetched > 0
         assert session.backend.verification_failures == 1
         assert session.read_resident(cookie, 0, size) == file.content
+
+
+@pytest.mark.parametrize("size", [SMALL, LARGE])
+async def test_under_always_a_read_finds_what_happened_to_its_bytes_since_the_last_one(
+    tmp_path: Path, size: int
+) -> None:
+    cache = tmp_path / "cache"
+    await _fill(cache, size)
+    file = Netfile("file", size)
+    async with bound(cache, verify="always") as session:
+        cookie = await session.open(file)
+        for at in (0, 16_383, 16_384, size // 2, size - 1):
+            ranges = [
+                (max(0, at - before), min(size, at + after))
+                for before, after in ((0, 1), (100, 5_000), (40_000, 1), (30_000, 70_000), (size, size))
+            ]
+            for _ in range(2):  # the second time all blocks are known
+                for start, end in ranges:
+                    assert session.read_resident(cookie, start, end - start) == file.content[start:end]
+            _flip_byte(damageable(cache)[0], at)
+            for start, end in ranges:
+                assert session.read_resident(cookie, start, end - start) is None
+            _flip_byte(damageable(cache)[0], at)
 
 
 @pytest.mark.parametrize("size", [SMALL, LARGE])

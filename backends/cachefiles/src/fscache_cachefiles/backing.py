@@ -11,17 +11,22 @@ Everything here blocks its thread, except `read_resident`.
 """
 
 import enum
+import mmap
 import os
 import threading
 from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import reduce
+from itertools import compress
+from operator import and_, ne
 
 from fscache_cachefiles.blockmap import (
     BLOCK_SHIFT,
     BLOCK_SIZE,
     FULL_MASK,
     PAGES_PER_BLOCK,
+    QUARTER_SHIFT,
     block_count,
     block_size,
     checksum_entry,
@@ -29,6 +34,7 @@ from fscache_cachefiles.blockmap import (
     matches,
     pread_entries,
     pwrite_entries,
+    quarter_sums,
     runs_of,
     seed_of,
     whole_mask,
@@ -44,7 +50,8 @@ LARGE_DESCRIPTORS = 3
 _ENTRY_LOCKS_START = 1 << 40  # byte ranges of the map file beyond any page index
 _ENTRY_LOCK_SECONDS = 1.0
 
-_scratch = threading.local()
+_SCRATCH_SIZE = 2 * BLOCK_SIZE
+_scratches: list[memoryview] = []  # those that no thread uses just now; what was used last is taken first
 
 _n_forks = 0  # that led to this process
 
@@ -136,6 +143,7 @@ class Backing:
         "_mutex",
         "_n_forks",
         "_n_good",
+        "_quarters",
         "_table",
         "data",
         "descriptors",
@@ -195,6 +203,8 @@ class Backing:
         self.inode = os.fstat(self.descriptor).st_ino
         self.whole = False  #: every block was verified whole, and once is enough
         self._table = array("Q", bytes(8 * self.n_blocks))  # per block the entry that was verified
+        #: Under ``always``, per quarter of a block its sum, if the block has matched its entry; else 0.
+        self._quarters: memoryview[int] | None = None
         self._last_mask = whole_mask(size, self.n_blocks - 1)  # of the last block
         self._n_good = 0
         self._mutex = threading.Lock()
@@ -233,7 +243,10 @@ class Backing:
         first, last = offset >> BLOCK_SHIFT, (end - 1) >> BLOCK_SHIFT
         trusted = self.verify is not Verify.ALWAYS
         try:
-            if trusted and first == last and self._table[first] & FULL_MASK == FULL_MASK:
+            if (quarters := self._quarters) is not None:
+                if self._read_quarters(quarters, offset, buffer):
+                    return len(buffer)
+            elif trusted and first == last and self._table[first] & FULL_MASK == FULL_MASK:
                 if os.preadv(self.data, (buffer,), offset, self.read_flags) == len(buffer):
                     return len(buffer)
                 return self.disk_needed(offset, buffer)
@@ -248,6 +261,51 @@ class Backing:
             return NOT_RESIDENT if bad else len(buffer)
         except OSError:  # the disk is needed, or it failed: both are for a thread to find out
             return self.disk_needed(offset, buffer)
+
+    def _read_quarters(self, quarters: "memoryview[int]", offset: int, buffer: memoryview) -> bool:
+        """Read a range of blocks that matched before, and sum up those quarters of them that it touches.
+
+        What was a block's content once is so for ever, so this proves as much as the sums of the whole
+        blocks, and takes half as long if the range is neither long nor aligned.  False if it cannot be, or
+        proves nothing: then the map says what is right.
+        """
+        end = offset + len(buffer)
+        first = offset >> QUARTER_SHIFT
+        known = quarters[first : ((end - 1) >> QUARTER_SHIFT) + 1].tolist()
+        start = first << QUARTER_SHIFT
+        stop = min(start + (len(known) << QUARTER_SHIFT), self.size)
+        if stop - start > _SCRATCH_SIZE or not all(known):
+            return False
+        if start == offset and stop == end:
+            return self._read_known(start, buffer, known)
+        scratch = _take_scratch()
+        try:
+            content = scratch[: stop - start]
+            if not self._read_known(start, content, known):
+                return False
+            buffer[:] = content[offset - start : end - start]
+            return True
+        finally:
+            _scratches.append(scratch)
+
+    def _read_known(self, start: int, content: memoryview, known: list[int]) -> bool:
+        if os.preadv(self.data, (content,), start, self.read_flags) != len(content):
+            return False
+        if quarter_sums(content) != known:
+            self._quarters = None  # it is damaged, or was and has been stored again: start afresh
+            return False
+        return True
+
+    def _note_quarters(self, block: int, content: Sequence[memoryview]) -> None:
+        """Remember the quarters of a whole block that has just matched."""
+        quarters = self._quarters
+        if quarters is None:
+            quarters = self._quarters = memoryview(bytearray(8 * 4 * self.n_blocks)).cast("Q")
+        at = block << (BLOCK_SHIFT - QUARTER_SHIFT)
+        if not quarters[at]:
+            sums = quarter_sums(content[0] if len(content) == 1 else memoryview(b"".join(content)))
+            for number, quarter in enumerate(sums, at):
+                quarters[number] = quarter
 
     def disk_needed(self, offset: int, buffer: memoryview) -> int:
         """What `read_resident` says when a range is not at hand.
@@ -336,7 +394,7 @@ class Backing:
             return (self.entry,)
         if trusted:
             known = self._table[first : last + 1]
-            if _all_whole(known):
+            if 0 not in known and _all_whole(known):
                 return known
         return pread_entries(self.map, first, last - first + 1, flags)
 
@@ -349,11 +407,9 @@ class Backing:
         """
         end = offset + len(buffer)
         last = first + len(entries) - 1
-        never = self.verify is Verify.NEVER
-        table = self._table
-        check = [
-            not never and not (trusted and table[first + at] == entry) for at, entry in enumerate(entries)
-        ]
+        check = [self.verify is not Verify.NEVER] * len(entries)
+        if trusted and check[0]:
+            check = list(map(ne, entries, self._table[first : last + 1]))
         # A block is checked as a whole, so what lies before and after the range is read with it.
         start, stop = offset, end
         if check[0]:
@@ -361,11 +417,26 @@ class Backing:
         if check[-1]:
             stop = (last << BLOCK_SHIFT) + (mask_of(entries[-1]).bit_length() << PAGE_SHIFT)
             stop = max(end, min(stop, self.size))
-        pieces: list[memoryview] = [buffer]
-        if start < offset:
-            pieces.insert(0, _scratch_buffer("head")[: offset - start])
-        if stop > end:
-            pieces.append(_scratch_buffer("tail")[: stop - end])
+        if start == offset and stop == end:
+            return self._read_pieces((buffer,), start, stop, first, entries, check, flags)
+        scratch = _take_scratch()
+        try:
+            pieces = (scratch[: offset - start], buffer, scratch[BLOCK_SIZE : BLOCK_SIZE + stop - end])
+            return self._read_pieces(pieces, start, stop, first, entries, check, flags)
+        finally:
+            _scratches.append(scratch)
+
+    def _read_pieces(
+        self,
+        pieces: Sequence[memoryview],
+        start: int,
+        stop: int,
+        first: int,
+        entries: Sequence[int],
+        check: Sequence[bool],
+        flags: int,
+    ) -> list[int] | None:
+        """Read from ``start`` to ``stop`` and compare the blocks that ``check`` says; as `_read_verified`."""
         count = os.preadv(self.data, pieces, start, flags)
         if count < stop - start:
             if flags:
@@ -376,22 +447,22 @@ class Backing:
                     break
                 count += more
         bad: list[int] = []
-        base = (first << BLOCK_SHIFT) - start
-        for at, entry in enumerate(entries):
-            if not check[at]:
-                continue
-            low = base + (at << BLOCK_SHIFT)
-            if count < low + BLOCK_SIZE and count < self._valid_end(first + at, entry) - start:
-                bad.append(first + at)  # cut off
+        always = self.verify is Verify.ALWAYS
+        for block, entry in compress(enumerate(entries, first), check):
+            low = (block << BLOCK_SHIFT) - start
+            if count < low + BLOCK_SIZE and count < self._valid_end(block, entry) - start:
+                bad.append(block)  # cut off
                 continue
             content = (
-                (buffer[low : low + BLOCK_SIZE],)
+                (pieces[0][low : low + BLOCK_SIZE],)
                 if len(pieces) == 1
-                else _slice(pieces, low, low + block_size(self.size, first + at))
+                else _slice(pieces, low, low + block_size(self.size, block))
             )
-            if not matches(self.seed, first + at, entry, content):
-                bad.append(first + at)
-        if count == stop - start and self.verify is not Verify.ALWAYS:
+            if not matches(self.seed, block, entry, content):
+                bad.append(block)
+            elif always and mask_of(entry) == whole_mask(self.size, block):
+                self._note_quarters(block, content)
+        if count == stop - start and not always:
             self._note_verified(first, entries, bad)
         return bad
 
@@ -408,11 +479,11 @@ class Backing:
         try:
             for block, entry in enumerate(entries, first):
                 known = 0 if block in bad else entry
-                if table[block] == known:
-                    continue
-                whole = FULL_MASK if block < self.n_blocks - 1 else self._last_mask
-                self._n_good += (mask_of(known) == whole) - (mask_of(table[block]) == whole)
-                table[block] = known
+                old = table[block]
+                if old != known:
+                    whole = FULL_MASK if block < self.n_blocks - 1 else self._last_mask
+                    self._n_good += (known & FULL_MASK == whole) - (old & FULL_MASK == whole)
+                    table[block] = known
             self.whole = self._n_good == self.n_blocks and self.verify is not Verify.ALWAYS
         finally:
             self._mutex.release()
@@ -527,7 +598,7 @@ class Backing:
 
 
 def _all_whole(entries: Sequence[int]) -> bool:
-    return all([entry & FULL_MASK == FULL_MASK for entry in entries])  # a list is faster
+    return reduce(and_, entries, FULL_MASK) == FULL_MASK
 
 
 def _covers(entries: Sequence[int], block: int, offset: int, end: int) -> bool:
@@ -562,13 +633,19 @@ def _pwrite(descriptor: int, content: memoryview, offset: int) -> None:
         offset += count
 
 
-def _scratch_buffer(name: str) -> memoryview:
-    """A block of memory that belongs to this thread: what is in it lasts for one call."""
-    buffer: memoryview | None = getattr(_scratch, name, None)
-    if buffer is None:
-        buffer = memoryview(bytearray(BLOCK_SIZE))
-        setattr(_scratch, name, buffer)
-    return buffer
+def _take_scratch() -> memoryview:
+    """Two blocks of memory, the caller's alone until it puts them back into `_scratches`.
+
+    Not the thread's: a signal handler or a finalizer may read, too, in the middle of a read.
+
+    They begin with a page.  Large pieces of malloc's begin 16 bytes later, and to copy a page 16 bytes
+    further on takes up to twice the time: what is written looks to the processor like what it reads next.
+    """
+    try:
+        return _scratches.pop()
+    except IndexError:
+        flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS  # private: a forked child has its own
+        return memoryview(mmap.mmap(-1, _SCRATCH_SIZE, flags=flags))
 
 
 def _slice(pieces: Sequence[memoryview], low: int, high: int) -> list[memoryview]:

@@ -22,6 +22,7 @@ from fscache_core.folio import PAGE_SHIFT, PAGE_SIZE, page_count
 
 BLOCK_SHIFT = 16
 BLOCK_SIZE = 1 << BLOCK_SHIFT  #: bytes
+QUARTER_SHIFT = BLOCK_SHIFT - 2
 PAGES_PER_BLOCK = BLOCK_SIZE >> PAGE_SHIFT
 FULL_MASK = (1 << PAGES_PER_BLOCK) - 1
 ENTRY_SIZE = 8  #: bytes
@@ -101,6 +102,15 @@ def matches(seed: int, block: int, entry: int, content: Sequence[memoryview]) ->
         digest = xxhash.xxh3_64_intdigest(content[0], (seed + block) & _SEED_MASK)
         return not (digest ^ entry) & _SUM_MASK
     return _checksum_pieces((seed + block) & _SEED_MASK, entry & FULL_MASK, content) == entry
+
+
+def quarter_sums(content: memoryview) -> list[int]:
+    """A sum of each quarter of neighbouring blocks; ``content`` is their bytes from one's beginning on.
+
+    Only ever compared within this process.
+    """
+    digest, step = xxhash.xxh3_64_intdigest, 1 << QUARTER_SHIFT
+    return [digest(content[at : at + step]) for at in range(0, len(content), step)]
 
 
 def _checksum_pieces(block_seed: int, mask: int, content: Sequence[memoryview]) -> int:
