@@ -38,6 +38,7 @@ N_FILES, N_PAGES, N_TASKS = 4, 6, 4
 HOOKS = (
     *("lookup_object", "read_or_alloc_pages", "allocate_pages", "write_page", "update_object"),
     *("invalidate_object", "attr_changed", "drop_object", "check_consistency", "sync_cache"),
+    *("pin_object", "unpin_object", "dissociate_pages"),
 )
 
 
@@ -238,6 +239,7 @@ class Machine:
         kinds: list[Fault] = [
             Fail(FscacheError("cannot")),
             Fail(ZeroDivisionError("a bug")),
+            Fail(SystemExit("a bug")),
             Fail(NoSpaceError("full")),
             Fail(FscacheError("cannot"), after=True),
             Answer(7),

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import re
-from typing import TYPE_CHECKING, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, ParamSpec, TypeVar, cast
 
 import pytest
 import trio
@@ -63,13 +64,18 @@ class GaugeWatch:
 
     def wrap(self, hook: str, proceed: Callable[P, R]) -> Callable[P, R]:
         def watched(*args: P.args, **kwargs: P.kwargs) -> R:
-            up = {
-                name for name, value in self.stats.as_dict().items() if value and name.startswith("cacheop")
-            }
-            self.seen.setdefault(hook, set()).update(up)
+            self.look(hook)
             return proceed(*args, **kwargs)
 
-        return watched
+        async def watched_async(*args: P.args, **kwargs: P.kwargs) -> object:
+            self.look(hook)
+            return await cast("Callable[P, Awaitable[object]]", proceed)(*args, **kwargs)
+
+        return cast("Callable[P, R]", watched_async) if inspect.iscoroutinefunction(proceed) else watched
+
+    def look(self, hook: str) -> None:
+        up = {name for name, value in self.stats.as_dict().items() if value and name.startswith("cacheop")}
+        self.seen.setdefault(hook, set()).update(up)
 
 
 class Bench(Session):
