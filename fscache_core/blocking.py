@@ -90,12 +90,11 @@ class BlockingFile(io.RawIOBase):
         """
         file = self._file
         inode = file.inode
-        view = memoryview(buffer)
+        plain = type(buffer) is bytearray
+        view = memoryview(buffer) if plain or type(buffer) is not memoryview else buffer
         n = len(view)
         # What is no plain run of bytes, or not to be written, is for `File.readinto`.
-        if offset >= 0 and (
-            type(buffer) is bytearray or (view.nbytes == n and view.c_contiguous and not view.readonly)
-        ):
+        if offset >= 0 and (plain or (view.nbytes == n and view.c_contiguous and not view.readonly)):
             size = inode.size
             part = view
             if offset + n > size:
