@@ -493,7 +493,8 @@ class Conversation(BaseHTTPRequestHandler):
         for name, value in headers.items():
             self.send_header(name, value)
         if status not in (204, 304):
-            self.send_header("Content-Length", str(max(0, length - fault.truncated_by) + fault.extra))
+            told = length if exchange.method == "HEAD" else max(0, length - fault.truncated_by) + fault.extra
+            self.send_header("Content-Length", str(told))
         self.end_headers()
         if content is None or exchange.method == "HEAD":
             return
