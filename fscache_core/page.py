@@ -317,12 +317,14 @@ def _start_storage(obj: CacheObject) -> bool:
 async def _write_behind(op: Operation) -> None:
     """Write a cookie's pending stores, first come first served, until there is none."""
     obj = op.object
-    cookie = obj.cookie
+    cookie, limits = obj.cookie, obj.domain.limits
     try:
         # An exclusive operation that waits goes first: what is left is taken by a storage op behind it.
         while cookie.stores and obj.active and not obj.ops.n_exclusive:
+            # Where one call takes several runs, the other half of what may wait comes meanwhile.
+            several = obj.cache.backend.write_pages is not None
             try:
-                await _write_one(op, obj, cookie.stores.begin())
+                await _write(op, obj, cookie.stores.begin(limits.store_size // 2 if several else 0))
             finally:
                 cookie.stores.end()
     finally:
@@ -334,20 +336,28 @@ async def _write_behind(op: Operation) -> None:
             op.complete(cancelled=not obj.active)
 
 
-async def _write_one(op: Operation, obj: CacheObject, folio: Folio) -> None:
+async def _write(op: Operation, obj: CacheObject, begun: Sequence[Folio]) -> None:
     assert isinstance(op, Storage)
-    cookie, stats = obj.cookie, obj.domain.stats
-    stats.store_run += 1
-    fits = obj.store_limit_size - folio.offset
-    if fits < len(folio.buffer):
-        over = folio.n_pages
-        folio = Folio(folio.first, folio.buffer[: max(fits, 0)])
-        stats.store_olm += over - folio.n_pages
-        if not folio.n_pages:
-            return
-    stats.store_pgs += folio.n_pages
+    cookie, stats, backend = obj.cookie, obj.domain.stats, obj.cache.backend
+    folios: list[Folio] = []
+    for folio in begun:
+        stats.store_run += 1
+        fits = obj.store_limit_size - folio.offset
+        within = folio
+        if fits < len(folio.buffer):
+            within = Folio(folio.first, folio.buffer[: max(fits, 0)])
+            stats.store_olm += folio.n_pages - within.n_pages
+        if within.n_pages:
+            stats.store_pgs += within.n_pages
+            folios.append(within)
+    if not folios:
+        return
     try:
-        outcome = await call_backend(obj.cache, "wrp", WriteOutcome, obj.cache.backend.write_page, op, folio)
+        if len(folios) > 1 and backend.write_pages is not None:
+            outcome = await call_backend(obj.cache, "wrp", WriteOutcome, backend.write_pages, op, folios)
+        else:
+            (folio,) = folios
+            outcome = await call_backend(obj.cache, "wrp", WriteOutcome, backend.write_page, op, folio)
     except NoSpaceError as error:
         if isinstance(error, NoMemoryError):
             stats.stores_oom += 1
@@ -360,7 +370,8 @@ async def _write_one(op: Operation, obj: CacheObject, folio: Folio) -> None:
             obj.abort()
         return
     if outcome is not WriteOutcome.STORED:
-        cookie.marks.remove(folio.first, folio.n_pages)
+        for folio in folios:
+            cookie.marks.remove(folio.first, folio.n_pages)
 
 
 # -- letting go --------------------------------------------------------------------------
@@ -418,7 +429,7 @@ async def maybe_release_page(cookie: Cookie, page_index: int, *, may_wait: bool 
     stats = cookie.domain.stats
     if page_index not in cookie.marks:
         return True
-    if cookie.stores.running is not None and _holds(cookie.stores.running, page_index):
+    if any(_holds(folio, page_index) for folio in cookie.stores.running):
         if not may_wait:
             stats.vmscan_bsy += 1
             return False

@@ -110,6 +110,30 @@ class PageHooks:
         Cancellation: may-be-partial.  Each page is stored whole or is a hole.
         """
 
+    @_spec(firstresult=True)
+    async def write_pages(self, op: Storage, folios: Sequence[Folio]) -> WriteOutcome:
+        """Store several runs of pages.
+
+        Optional.  Kernel: none; it is to ``write_page`` what ``read_or_alloc_pages`` is to
+        ``read_or_alloc_page``.  For backends to which a call costs more than a run.
+
+        Called: as `write_page`, instead of it, when more than one run waits.  Never in a cache with
+            wrappers: they see every store as a call of `write_page`.
+
+        Args:
+          folios: in the order in which they are to be stored, each as in `write_page`.  Of pages that are in
+            two of them the later bytes hold.  At most half of ``Limits.store_size`` in all.
+
+        Returns:
+          ``STORED``: as `write_page` says, for all of them.  ``NO_BUFFERS``: not all were kept.
+
+        Raises:
+          CacheIOError: the backing store failed.  Core stops this cache.
+          FscacheError: this object cannot take it.  Core kills the object.
+
+        Cancellation: may-be-partial.  Each page is stored whole or is a hole.
+        """
+
     @_spec
     async def uncache_page(self, obj: CacheObject, first: int, n_pages: int) -> None:
         """Drop any tracking of pages that the netfs no longer holds.

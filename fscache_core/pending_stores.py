@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import trio
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from fscache_core.domain import Domain
     from fscache_core.folio import Folio
@@ -28,15 +28,14 @@ class PendingStores:
         self._domain = domain
         self._queue: list[Folio] = []  # mostly empty: an empty deque is 13 times as large
         self._lot: trio.lowlevel.ParkingLot | None = None  # who waits for a store to end or be dropped
-        self.running: Folio | None = None  #: pages being stored
+        self.running: Sequence[Folio] = ()  #: pages being stored
 
     def __bool__(self) -> bool:
         return bool(self._queue)
 
     def __iter__(self) -> Iterator[Folio]:
         """What is being stored, and what waits."""
-        if self.running is not None:
-            yield self.running
+        yield from self.running
         yield from self._queue
 
     def append(self, folio: Folio) -> None:
@@ -47,17 +46,21 @@ class PendingStores:
         """Take back what was appended last."""
         self._gone(len(self._queue.pop().buffer))
 
-    def begin(self) -> Folio:
-        """Take what waits longest, to be stored now."""
-        self.running = folio = self._queue.pop(0)
-        return folio
+    def begin(self, size: int = 0) -> Sequence[Folio]:
+        """Take what waits longest, to be stored now: one run, and more up to ``size`` bytes in all."""
+        n_folios, size = 1, size - len(self._queue[0].buffer)
+        while n_folios < len(self._queue) and len(self._queue[n_folios].buffer) <= size:
+            size -= len(self._queue[n_folios].buffer)
+            n_folios += 1
+        self.running = folios = self._queue[:n_folios]
+        del self._queue[:n_folios]
+        return folios
 
     def end(self) -> None:
         """What was begun is stored, or will not be."""
-        folio, self.running = self.running, None
-        assert folio is not None
-        self._domain.stats.store_rxd += folio.n_pages
-        self._gone(len(folio.buffer))
+        folios, self.running = self.running, ()
+        self._domain.stats.store_rxd += sum(folio.n_pages for folio in folios)
+        self._gone(sum(len(folio.buffer) for folio in folios))
 
     def discard(self) -> None:
         """Drop every page that waits; one being stored finishes."""
@@ -90,7 +93,7 @@ class PendingStores:
 
     async def wait_empty(self) -> None:
         """Wait until nothing waits or is being stored."""
-        while self._queue or self.running is not None:
+        while self._queue or self.running:
             await self._wait_change()
 
     async def wait_pages(self, first: int, n_pages: int) -> None:

@@ -374,6 +374,10 @@ class BackendFacade:
             "allocate_page", _singular(self.allocate_pages)
         )
         self.write_page: Callable[[Storage, Folio], Awaitable[WriteOutcome]] = get("write_page")
+        # A wrapper that changes or counts stores knows them by one name.
+        self.write_pages: Callable[[Storage, Sequence[Folio]], Awaitable[WriteOutcome]] | None = (
+            None if wrappers else get("write_pages")
+        )
         self.uncache_page: Callable[[CacheObject, int, int], Awaitable[None]] | None = get("uncache_page")
         self.read_resident: Callable[[CacheObject, int, memoryview], int] | None = get("read_resident")
         self.lock_pages: Callable[[CacheObject, int, int, float], Awaitable[LockOutcome]] | None = get(

@@ -15,14 +15,14 @@ from fscache_core.errors import CacheIOError, FscacheError, NoSpaceError
 from fscache_core.folio import PAGE_SIZE, Folio
 from fscache_core.hookspecs import cache_hook
 from fscache_core.object import CacheObject
-from fscache_core.operation import Operation, SubmitOutcome
+from fscache_core.operation import Operation, Storage, SubmitOutcome
 from fscache_core.outcome import LockOutcome, LookupOutcome, ReadOutcome, WriteOutcome
 from fscache_core.testing.cache_session import Session, content, open_session, origin_file
 from fscache_core.testing.faulty import Answer, Fail, Faults, Hang, Run
 from fscache_memory import MemoryBackend
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Sequence
 
     from fscache_core.cookie import Cookie
 
@@ -473,6 +473,108 @@ async def test_a_backend_that_completes_a_store_itself_ends_it(bench: Bench) -> 
     await bench.cookie.wait_on_stores()
     await trio.testing.wait_all_tasks_blocked()
     assert bench.obj.ops.n_ops == 0
+
+
+class Several(MemoryBackend):
+    """Takes several runs in one call; notes the first pages of each."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: list[list[int]] = []
+        self.answer: WriteOutcome | FscacheError | None = None
+
+    @cache_hook
+    async def write_page(self, op: Storage, folio: Folio) -> WriteOutcome:
+        self.calls.append([folio.first])
+        return await super().write_page(op, folio)
+
+    @cache_hook
+    async def write_pages(self, op: Storage, folios: Sequence[Folio]) -> WriteOutcome:
+        self.calls.append([folio.first for folio in folios])
+        if isinstance(self.answer, FscacheError):
+            raise self.answer
+        for folio in folios:
+            await super().write_page(op, folio)
+        return self.answer or WriteOutcome.STORED
+
+
+async def write_one_by_one(session: Session) -> Cookie:
+    cookie = await session.file(size=SIZE)
+    await page.alloc_page(cookie, scratch())
+    for first in range(N_PAGES):
+        assert page.write_page_nowait(cookie, folio(first)) is WriteOutcome.STORED
+    await cookie.wait_on_stores()
+    return cookie
+
+
+async def test_runs_that_wait_go_to_the_backend_in_one_call() -> None:
+    backend = Several()
+    async with open_session(backend) as session:
+        cookie = await write_one_by_one(session)
+        await session.check(cookie, DATA)
+        assert session.domain.stores_size == 0
+        stats = session.domain.stats
+        assert (stats.store_run, stats.store_pgs, stats.store_rxd) == (N_PAGES, N_PAGES, N_PAGES)
+    assert backend.calls == [list(range(N_PAGES))]
+
+
+async def test_one_call_takes_half_of_what_may_wait() -> None:
+    backend = Several()
+    async with open_session(backend, limits=Limits(store_size=8 * PAGE_SIZE)) as session:
+        await write_one_by_one(session)
+    assert backend.calls == [list(range(first, first + 4)) for first in range(0, N_PAGES, 4)]
+
+
+async def test_a_run_that_does_not_wait_goes_alone() -> None:
+    backend = Several()
+    async with open_session(backend) as session:
+        cookie = await session.file(size=SIZE)
+        await page.alloc_page(cookie, scratch())
+        for first in (0, 4):
+            await page.write_page(cookie, folio(first, 4))
+            await cookie.wait_on_stores()
+    assert backend.calls == [[0], [4]]
+
+
+async def test_a_wrapper_sees_every_run_as_write_page() -> None:
+    backend, faults = Several(), Faults()
+    calls = faults.arm("write_page", Run(lambda: None))
+    async with open_session(backend, wrappers=[faults]) as session:
+        await write_one_by_one(session)
+    assert calls.n_hits == N_PAGES
+    assert backend.calls == [[first] for first in range(N_PAGES)]
+
+
+async def test_runs_for_which_there_was_no_room_are_forgotten_together() -> None:
+    backend = Several()
+    backend.answer = WriteOutcome.NO_BUFFERS
+    async with open_session(backend) as session:
+        cookie = await write_one_by_one(session)
+        assert not cookie.marks
+        assert page.write_page_nowait(cookie, folio(0)) is WriteOutcome.NO_BUFFERS
+
+
+async def test_of_several_runs_only_what_the_file_has_is_stored() -> None:
+    backend = Several()
+    async with open_session(backend) as session:
+        cookie = await session.file(size=SIZE - PAGE_SIZE - 5)
+        await page.alloc_page(cookie, scratch())
+        for first in range(0, N_PAGES, 2):
+            page.write_page_nowait(cookie, folio(first, 2))
+        await cookie.wait_on_stores()
+        stats = session.domain.stats
+        assert (stats.store_pgs, stats.store_olm, stats.store_rxd) == (N_PAGES - 1, 1, N_PAGES)
+        await session.check(cookie, DATA[: SIZE - PAGE_SIZE - 5])
+
+
+async def test_a_backend_that_cannot_take_several_runs_loses_the_object() -> None:
+    backend = Several()
+    backend.answer = FscacheError("cannot")
+    async with open_session(backend) as session:
+        cookie = await write_one_by_one(session)
+        await trio.testing.wait_all_tasks_blocked()
+        assert not cookie.objects
+        assert session.domain.stores_size == 0
 
 
 # -- letting go ------------------------------------------------------------------------------

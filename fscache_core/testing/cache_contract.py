@@ -28,7 +28,7 @@ import pytest
 import trio
 
 from fscache_core import page
-from fscache_core.folio import PAGE_SIZE, page_count
+from fscache_core.folio import PAGE_SIZE, Folio, page_count
 from fscache_core.hookspecs import NOT_RESIDENT, Wrapper
 from fscache_core.outcome import (
     AuxOutcome,
@@ -170,6 +170,32 @@ class CacheContract:
                         for at, page_bytes in pages.items():
                             assert page_bytes == data[at * PAGE_SIZE :][:PAGE_SIZE]
                         assert outcome is (ReadOutcome.HIT if len(want) == length else ReadOutcome.NO_DATA)
+
+    @pytest.mark.parametrize("seed", range(5))
+    async def test_runs_that_wait_together_are_all_stored(self, store: object, seed: int) -> None:
+        """Whatever a backend makes of several of them in one call."""
+        random = Random(seed)
+        size = random.randrange(4 * BLOCK, 12 * BLOCK)
+        data, n_pages = content(b"v1", size), page_count(size)
+        async with self.open(store) as session:
+            cookie = await session.file(size=size)
+            await page.alloc_page(cookie, Folio(0, memoryview(bytearray(size))))
+            stored: set[int] = set()
+            first = 0
+            while first < n_pages:
+                in_blocks = random.choice([1, 16, 16, 32])  # most neighbours are of whole blocks
+                length = min(in_blocks if in_blocks > 1 else random.randrange(1, 40), n_pages - first)
+                piece = memoryview(data)[first * PAGE_SIZE :][: length * PAGE_SIZE]
+                if random.random() < 0.9:
+                    outcome = page.write_page_nowait(cookie, Folio(first, piece))
+                    assert outcome is WriteOutcome.STORED
+                    stored.update(range(first, first + length))
+                first += length if random.random() < 0.9 else random.randrange(1, length + 1)  # some twice
+            await cookie.wait_on_stores()
+            await session.check(cookie, data, sorted(stored))
+        async with self.open(store) as session:
+            cookie = await session.file(size=size)
+            await session.check(cookie, data, sorted(stored))
 
     async def test_readers_and_a_writer_do_not_disturb_each_other(self, store: object) -> None:
         async with self.open(store) as session:

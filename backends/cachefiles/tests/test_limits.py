@@ -309,6 +309,25 @@ async def test_a_reservation_without_room_is_refused(tmp_path: Path) -> None:
         assert usage(session) == before
 
 
+async def test_of_runs_that_come_together_as_many_are_stored_as_there_is_room_for(tmp_path: Path) -> None:
+    file = Netfile("a", 16 << 20)
+    content = memoryview(file.content)
+    async with bound(tmp_path, max_bytes="4M") as session:
+        cookie = await session.open(file)
+        await page.alloc_page(cookie, Folio(0, memoryview(bytearray(1 << 20))))
+        cookie.mark_pages_cached(0, page_count(file.size))
+        for at in range(0, file.size, 1 << 20):
+            page.write_page_nowait(cookie, Folio(at // PAGE_SIZE, content[at : at + (1 << 20)]))
+        await cookie.wait_on_stores()
+        _, taken = usage(session)
+        assert 3 << 20 <= taken <= 4 << 20
+        folio = Folio(0, memoryview(bytearray(3 << 20)))
+        assert await page.read_or_alloc_pages(cookie, [folio]) is ReadOutcome.HIT
+        assert folio.buffer == content[: 3 << 20]
+        await session.close(cookie)
+    assert CachefilesBackend(tmp_path).verify_store().is_sound
+
+
 @pytest.mark.parametrize("max_bytes", [None, "100K"])
 async def test_nothing_stays_open_after_the_cache_is_withdrawn(tmp_path: Path, max_bytes: str | None) -> None:
     def open_files() -> list[str]:

@@ -96,6 +96,22 @@ def checksum_entry(seed: int, block: int, mask: int, content: memoryview) -> int
     return _checksum_pieces(block_seed, mask, (content,))
 
 
+def checksum_whole(seed: int, block: int, content: memoryview) -> list[int]:
+    """The entries of blocks all of whose pages are valid, from ``block`` on.
+
+    Args:
+      content: the bytes of the blocks; only the last block of an object may be short.
+    """
+    digest = xxhash.xxh3_64_intdigest
+    entries = [
+        digest(content[at : at + BLOCK_SIZE], (seed + number) & _SEED_MASK) & _SUM_MASK | FULL_MASK
+        for number, at in enumerate(range(0, len(content), BLOCK_SIZE), block)
+    ]
+    if short := len(content) % BLOCK_SIZE:
+        entries[-1] = entries[-1] & _SUM_MASK | (1 << page_count(short)) - 1
+    return entries
+
+
 def matches(seed: int, block: int, entry: int, content: Sequence[memoryview]) -> bool:
     """Whether an entry that is not 0 fits the bytes of its block, given in one piece or several."""
     if len(content) == 1 and entry & FULL_MASK == FULL_MASK:

@@ -15,6 +15,7 @@ import fcntl
 import logging
 import os
 import threading
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from fscache_cachefiles import xattr
@@ -27,7 +28,7 @@ from fscache_cachefiles.backing import (
     Index,
     Place,
 )
-from fscache_cachefiles.blockmap import PAGES_PER_BLOCK
+from fscache_cachefiles.blockmap import BLOCK_SIZE, PAGES_PER_BLOCK
 from fscache_cachefiles.creation import Creation
 from fscache_cachefiles.graveyard import Graveyard
 from fscache_cachefiles.key import cook_key
@@ -45,7 +46,7 @@ from fscache_cachefiles.namei import (
 from fscache_cachefiles.scan import count_pages
 from fscache_cachefiles.xattr import Label, Pin
 from fscache_core.errors import CallerError, NoSpaceError
-from fscache_core.folio import PAGE_SHIFT, PAGE_SIZE, PageRuns, page_count
+from fscache_core.folio import PAGE_SHIFT, PAGE_SIZE, Folio, PageRuns, page_count
 from fscache_core.object import CacheObject
 from fscache_core.outcome import CookieType, WriteOutcome
 
@@ -253,13 +254,16 @@ class Work:
 
     # -- storing -------------------------------------------------------------------------
 
-    def store(self, obj: CachefilesObject, first: int, content: memoryview) -> WriteOutcome:
-        """Store a run of pages of the version that the object holds."""
-        left = obj.size - (first << PAGE_SHIFT)
-        if len(content) > left:
-            content = content[: max(left, 0)]
-        elif len(content) < left:
-            content = content[: len(content) & -PAGE_SIZE]  # a cut page in the middle is no page
+    def store(
+        self, obj: CachefilesObject, first: int, content: memoryview, *more: memoryview
+    ) -> WriteOutcome:
+        """Store a run of pages of the version that the object holds; ``more`` as in `Backing.store`."""
+        if not more:
+            left = obj.size - (first << PAGE_SHIFT)
+            if len(content) > left:
+                content = content[: max(left, 0)]
+            elif len(content) < left:
+                content = content[: len(content) & -PAGE_SIZE]  # a cut page in the middle is no page
         if not content:
             return WriteOutcome.NO_BUFFERS
         try:
@@ -268,8 +272,8 @@ class Work:
                 if backing is None:
                     return WriteOutcome.NO_BUFFERS
                 try:
-                    if self._store(obj, backing, first, content):
-                        last = first + page_count(len(content)) - 1
+                    if self._store(obj, backing, first, content, *more):
+                        last = first + page_count(sum(map(len, (content, *more)))) - 1
                         blocks = range(first // PAGES_PER_BLOCK, last // PAGES_PER_BLOCK + 1)
                         obj.damaged = obj.damaged.difference(blocks)  # damage done from now on is new
                         return WriteOutcome.STORED
@@ -286,7 +290,21 @@ class Work:
             raise
         return WriteOutcome.NO_BUFFERS
 
-    def _store(self, obj: CachefilesObject, backing: Backing, first: int, content: memoryview) -> bool:
+    def store_several(self, obj: CachefilesObject, folios: Sequence[Folio]) -> WriteOutcome:
+        """`store` for one after the other.  Those that find no room are left out."""
+        outcome = WriteOutcome.STORED
+        for first, pieces in _neighbours(folios, obj.size):
+            if self.store(obj, first, *pieces) is WriteOutcome.STORED:
+                continue
+            for piece in pieces if len(pieces) > 1 else ():  # there may be room for some
+                self.store(obj, first, piece)
+                first += len(piece) >> PAGE_SHIFT
+            outcome = WriteOutcome.NO_BUFFERS
+        return outcome
+
+    def _store(
+        self, obj: CachefilesObject, backing: Backing, first: int, content: memoryview, *more: memoryview
+    ) -> bool:
         """Store into this backing.  False if it is damaged beyond use."""
         if backing.is_small:
             if backing.published:
@@ -305,14 +323,15 @@ class Work:
             return True
         if not backing.writable:
             raise OSError(errno.EROFS, "the cache is on a read-only filesystem")
-        n_new = backing.new_pages(first, content)
+        n_pages = page_count(sum(map(len, (content, *more))))
+        n_new = backing.new_pages(first, n_pages)
         if n_new:
             self.admission.admit(0, n_new, weigh_pages(n_new))
         try:
-            self.note_damage(obj, backing.store(first, content))
+            self.note_damage(obj, backing.store(first, content, *more))
         except BaseException:
             # Some pages may be stored all the same.  If even that cannot be told, all stay charged.
-            n_left = backing.new_pages(first, content)
+            n_left = backing.new_pages(first, n_pages)
             self.admission.ledger.discharge(weigh_pages(min(n_new, n_left)))
             raise
         return True
@@ -502,3 +521,20 @@ class Work:
                 return False
             raise
         return True
+
+
+def _neighbours(folios: Sequence[Folio], size: int) -> Iterator[tuple[int, list[memoryview]]]:
+    """Put together what lies one behind the other, where it is of whole blocks: ``(first page, pieces)``."""
+    first, end, pieces = 0, -1, list[memoryview]()
+    for folio in folios:
+        n_bytes = len(folio.buffer)
+        whole = not (folio.offset | n_bytes) % BLOCK_SIZE and folio.offset + n_bytes <= size
+        if pieces and not (whole and folio.first == end):
+            yield first, pieces
+            pieces = []
+        if not pieces:
+            first = folio.first
+        pieces.append(folio.buffer)
+        end = folio.end if whole else -1
+    if pieces:
+        yield first, pieces
