@@ -73,6 +73,8 @@ def kind_of(error: BaseException) -> type[OriginError]:
         return OriginUnreachableError
     if isinstance(error, OSError) and error.errno in _ERRNOS:
         return _ERRNOS[error.errno]
+    if isinstance(error, OSError) and error.__cause__ is not None:
+        return kind_of(error.__cause__)  # s3fs makes an OSError of whatever it has no better word for
     return OriginError
 
 
@@ -82,6 +84,9 @@ def _status(error: BaseException) -> int | None:
         status = getattr(error, attribute, None)
         if isinstance(status, int) and 400 <= status <= 599:
             return status
+    match getattr(error, "response", None):
+        case {"ResponseMetadata": {"HTTPStatusCode": int(status)}}:  # botocore
+            return status if status >= 400 else None
     return None
 
 
