@@ -480,3 +480,36 @@ def test_a_fork_while_other_threads_read_leaves_nothing_locked_in_the_child(tmp_
             for thread in threads:
                 thread.join()
             assert results == [0] * 30
+
+
+def test_what_the_async_form_offers_is_offered(
+    fscache: blocking.BlockingFsCache, fscache_http_origin: CountingOrigin, data: bytes
+) -> None:
+    url = fscache_http_origin.url("a")
+    cache = fscache.add_cache(MemoryBackend(), tag="second")
+    with fscache.open_file(url) as file:
+        assert file.attributes.size == len(data) == fscache.look_up(url).size
+        assert file.read() == data
+        with pytest.raises(CallerError, match="whence 7 is not supported"):
+            file.seek(0, 7)
+        assert fscache.stats.cookies_dat == 1
+        fscache.withdraw_cache(cache)
+        assert cache.withdrawn
+        file.seek(0)
+        assert file.read() == data
+    with pytest.raises(CallerError, match="does not offer listing"):
+        fscache.list_directory(fscache_http_origin.url(""))
+    with pytest.raises(CallerError, match="attached already"):
+        fscache.add_netfs("http")
+
+
+def test_urls_are_not_remembered_without_bound(
+    fscache: blocking.BlockingFsCache, fscache_http_origin: CountingOrigin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(blocking, "KNOWN_URLS", 2)
+    for _ in range(2):
+        for number in range(5):
+            fscache_http_origin.put(f"f{number}", b"%d" % number)
+            with fscache.open_file(fscache_http_origin.url(f"f{number}")) as file:
+                assert file.read() == b"%d" % number
+            assert len(fscache._known) <= 2
