@@ -3,7 +3,7 @@
 ::
 
     proxy = TcpProxy(server.host, server.port)
-    await nursery.start(proxy.run)  # until cancelled
+    await nursery.start(proxy.run)  # until `stop`, or cancelled
     ...  # connect to proxy.host, proxy.port
     proxy.block()  # silence in both directions; `clear` lets it on
     proxy.reset_after(1000, 0)  # the next connection after 1000 bytes of the server, the one after at once
@@ -48,6 +48,7 @@ class TcpProxy:
         self._open.set()
         self._resets: deque[int] = deque()
         self._connections: list[_Connection] = []
+        self._running = trio.CancelScope()
         self.host = LOOPBACK
         self.port = free_port()
         self.n_connections = 0  #: accepted so far
@@ -69,6 +70,10 @@ class TcpProxy:
         """Reset each of the next connections after that many bytes of the server have gone through."""
         self._resets.extend(sizes)
 
+    def clear_resets(self) -> None:
+        """Forget what `reset_after` has planned."""
+        self._resets.clear()
+
     def reset_connections(self) -> int:
         """Reset every connection that is open; returns how many there were."""
         connections = list(self._connections)
@@ -77,11 +82,16 @@ class TcpProxy:
             connection.scope.cancel()
         return len(connections)
 
+    def stop(self) -> None:
+        """Refuse new connections and close the open ones: `run` returns, and may be started again."""
+        self._running.cancel()
+
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Accept connections until cancelled."""
+        """Accept connections."""
         (listener,) = await trio.open_tcp_listeners(self.port, host=self.host)
-        task_status.started()
-        await trio.serve_listeners(self._serve, [listener])
+        with trio.CancelScope() as self._running:
+            task_status.started()
+            await trio.serve_listeners(self._serve, [listener])
 
     async def _serve(self, client: trio.SocketStream) -> None:
         self.n_connections += 1
