@@ -126,9 +126,9 @@ class TcpProxy:
             while connection.left > 0 and (data := await server.receive_some(_PIECE_SIZE)):
                 await self._open.wait()
                 data = data[: int(min(len(data), connection.left))]
+                self.bytes_sent += len(data)  # before, so that it is never less than what has arrived
                 await connection.client.send_all(data)
                 connection.left -= len(data)
-                self.bytes_sent += len(data)
         if connection.left <= 0:
             _reset(connection.client)
         connection.scope.cancel()
