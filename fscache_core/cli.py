@@ -147,7 +147,10 @@ async def cp(
     if re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", last):
         raise click.UsageError(f"DEST must be a local path, not {last}")
     destination, made = Path(last), dict[Path, str]()
-    into_directory = await trio.Path(destination).is_dir()
+    try:
+        into_directory = await trio.Path(destination).is_dir()
+    except OSError as error:
+        raise OutputError(f"{destination}: {error.strerror}", errno=error.errno) from error
     if len(sources) > 1 and not into_directory:
         raise click.UsageError(f"{destination} is not a directory")
     failures, started = Failures(), time.monotonic()

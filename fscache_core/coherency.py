@@ -29,7 +29,7 @@ class Coherency:
             raise CallerError(
                 f"coherency: a ttl of {self.ttl_seconds:g} seconds makes no sense; use 'always'"
             )
-        if self.negative_ttl_seconds < 0:
+        if not self.negative_ttl_seconds >= 0:
             raise CallerError("coherency: a negative ttl below 0 seconds makes no sense")
 
     @classmethod

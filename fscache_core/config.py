@@ -51,7 +51,11 @@ class CacheSettings:
 
     def __str__(self) -> str:
         """The text that `parse_cache` reads, as far as it has one."""
-        parts = [f"{name}={str(value).replace(',', chr(92) + ',')}" for name, value in self.options.items()]
+        texts = {
+            name: str(value).lower() if isinstance(value, bool) else str(value).replace(",", "\\,")
+            for name, value in self.options.items()
+        }
+        parts = [f"{name}={text}" for name, text in texts.items()]
         if self.tag is not None:
             parts.insert(0, f"tag={self.tag}")
         return ":".join([self.backend, ",".join(parts)] if parts else [self.backend])

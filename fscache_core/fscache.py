@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import errno
+import re
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
 
 import trio
 
@@ -27,6 +27,12 @@ if TYPE_CHECKING:
     from fscache_core.hookspecs import DirectoryEntry, FileAttributes, Location, Wrapper
     from fscache_core.stats import Stats
 from fscache_core.tracing import Tracing
+
+
+def scheme_of(url: str) -> str:
+    """What is before the first colon of a URL, which says which netfs is for it; empty if it is no URL."""
+    match = re.match(r"([A-Za-z][A-Za-z0-9+.-]*):", url)
+    return match[1].lower() if match is not None and "://" in url else ""
 
 
 class _Attached:
@@ -153,8 +159,8 @@ class FsCache:
         return register_netfs(self.domain, self.master_index, facade.name, facade.version)
 
     def _netfs_of(self, url: str) -> _Attached:
-        scheme = urlsplit(url).scheme
-        if not scheme or "://" not in url:
+        scheme = scheme_of(url)
+        if not scheme:
             raise CallerError(f"{url!r} is not a URL; expected SCHEME://...")
         if scheme not in self._netfses:
             try:

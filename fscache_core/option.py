@@ -71,6 +71,15 @@ def read_flag(option: str, value: object) -> bool:
     return flag
 
 
+def read_text(option: str, value: object) -> str:
+    """A text, empty for None.  What looks like a number on a command line is one, and is no text."""
+    if value is None:
+        return ""
+    if not isinstance(value, str):
+        raise CallerError(f"{option}={value!r} is not a text")
+    return value
+
+
 def read_words(option: str, value: str | Iterable[str]) -> tuple[str, ...]:
     """A list of texts, or one text with commas."""
     words = value.split(",") if isinstance(value, str) else value

@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec, TextIO, TypeVar
-from urllib.parse import urlsplit
 
 import click
 import trio
@@ -33,7 +32,7 @@ from fscache_core.errors import (
     WorldError,
 )
 from fscache_core.exit_status import ExitStatus, exit_status
-from fscache_core.fscache import FsCache, open_fscache
+from fscache_core.fscache import FsCache, open_fscache, scheme_of
 from fscache_core.output import printable
 
 if TYPE_CHECKING:
@@ -121,7 +120,7 @@ class Session:
         return self.configuration.caches or (config.default_cache(),)
 
     def apart(self) -> Iterator[Session]:
-        """A session for each cache: of several, core asks only the one in which a file would be stored."""
+        """A session for each cache: of a file that several have, core tells of one."""
         for cache in self.caches:
             yield Session(dataclasses.replace(self.configuration, caches=(cache,)))
 
@@ -178,7 +177,7 @@ class Session:
 
     def _attach(self, fscache: FsCache, urls: Sequence[str]) -> None:
         """Attach the adapters that these URLs need, and no others: importing one takes time."""
-        schemes = {urlsplit(url).scheme for url in urls if "://" in url}
+        schemes = {scheme_of(url) for url in urls}
         for name, options in self.configuration.netfs.items():
             if name in schemes:
                 # One that cannot be had fails the URLs it is for, one by one.
@@ -187,11 +186,11 @@ class Session:
             else:
                 self._require_netfs(name)
         for url, coherency in self.configuration.volumes.items():
-            if urlsplit(url).scheme in schemes:
+            if scheme_of(url) in schemes:
                 with suppress(InstallationError):
                     fscache.set_coherency(url, coherency)
             else:
-                self._require_netfs(urlsplit(url).scheme)
+                self._require_netfs(scheme_of(url))
 
     def _require_netfs(self, name: str) -> None:
         """Refuse the name of an adapter that is not installed."""

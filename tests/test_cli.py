@@ -562,6 +562,11 @@ def test_cp_of_several_files_wants_a_directory(shell: Shell, origin: CountingOri
     assert "DEST must be a local path, not file:///tmp/x" in complaint
 
 
+def test_cp_to_a_name_that_cannot_be_is_one_line(shell: Shell, origin: CountingOrigin) -> None:
+    complaint = shell.complaint(ExitStatus.OUTPUT, "cp", *MEMORY, origin.url("a.bin"), "x" * 300)
+    assert complaint.endswith("File name too long")
+
+
 def test_cp_does_not_overwrite_what_it_has_just_made(shell: Shell, tree: Path, tmp_path: Path) -> None:
     target = tmp_path / "target"
     target.mkdir()
@@ -1550,6 +1555,10 @@ def test_a_filesystem_without_user_xattrs_is_a_status_of_its_own(
         ("cat", "--coherency", "ttl=0", "file:///x"),
         ("cat", "--cache", "", "file:///x"),
         ("cat", "--cache", "memory:max_bytes", "file:///x"),
+        ("cat", "--cache", "cachefiles:dir=2024", "file:///x"),
+        ("cat", "http://[::1/x"),
+        ("cat", "http://127.0.0.1:99999/x"),
+        ("cat", "1x://x"),
         ("cat", "--config", "/no/such/file", "file:///x"),
     ],
 )

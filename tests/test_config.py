@@ -52,6 +52,11 @@ def test_a_cache_is_read_from_one_text(text: str, backend: str, options: dict[st
     assert config.parse_cache(text) == config.CacheSettings(backend, options)
 
 
+def test_a_cache_is_shown_as_it_is_written() -> None:
+    for text in ("memory", "cachefiles:tag=x,dir=/a\\,b,force=true,max_files=7", "c:sync=false"):
+        assert str(config.parse_cache(text)) == text
+
+
 def test_the_tag_is_an_option_of_core_and_always_text() -> None:
     assert config.parse_cache("memory:tag=7") == config.CacheSettings("memory", {}, "7")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from fscache_core.errors import CallerError
-from fscache_core.option import read_count, read_flag, read_number, read_size, read_words
+from fscache_core.option import read_count, read_flag, read_number, read_size, read_text, read_words
 
 MIB = 1 << 20
 
@@ -83,6 +83,14 @@ def test_a_flag_is_true_or_false(values: tuple[object, ...], flag: bool) -> None
 def test_anything_else_is_no_flag(value: object) -> None:
     with pytest.raises(CallerError, match=r"^x=.* is neither true nor false$"):
         read_flag("x", value)
+
+
+def test_a_text_is_nothing_else() -> None:
+    assert read_text("x", "2024") == "2024"
+    assert read_text("x", None) == ""
+    for value in (2024, 0, True, b"2024", ["2024"]):
+        with pytest.raises(CallerError, match=r"^cachefiles: dir=.* is not a text$"):
+            read_text("cachefiles: dir", value)
 
 
 def test_words_come_as_a_list_or_as_one_text() -> None:

@@ -232,6 +232,8 @@ def test_the_kind_of_filesystem_is_known(tmp_path: Path) -> None:
     [
         ({"dir": None}, "no directory given"),
         ({"dir": ""}, "no directory given"),
+        ({"dir": 2024}, "dir=2024 is not a text"),
+        ({"secctx": 5}, "secctx=5 is not a text"),
         ({"verify": "sometimes"}, "touch, always, never"),
         ({"brun": "x"}, "brun='x' is not a percentage"),
         ({"bstop": "7%"}, "limits must satisfy"),

@@ -44,7 +44,7 @@ from fscache_core.errors import (
 )
 from fscache_core.folio import PAGE_SHIFT, Folio
 from fscache_core.hookspecs import API_VERSION, Problem, VerifyReport, cache_hook
-from fscache_core.option import read_flag
+from fscache_core.option import read_flag, read_text
 from fscache_core.outcome import (
     NOT_RESIDENT,
     AuxOutcome,
@@ -124,9 +124,9 @@ class CachefilesBackend:
         sync: int | str = False,
         secctx: str | None = None,
     ) -> None:
-        if dir is None or not os.fspath(dir):
+        self.dir = os.fspath(dir) if isinstance(dir, os.PathLike) else read_text("cachefiles: dir", dir)
+        if not self.dir:
             raise CallerError("cachefiles: no directory given (dir=/path/of/the/cache)")
-        self.dir = os.fspath(dir)
         self._verify = options.verify(verify)
         self._percent = options.percentages(
             brun=brun, bcull=bcull, bstop=bstop, frun=frun, fcull=fcull, fstop=fstop
@@ -136,7 +136,7 @@ class CachefilesBackend:
         self._max_open = options.size("max_open", max_open)
         self._force = read_flag("cachefiles: force", force)
         self._sync = read_flag("cachefiles: sync", sync)
-        self._label = CreationLabel(secctx)
+        self._label = CreationLabel(read_text("cachefiles: secctx", secctx) or None)
         self._limiter = trio.CapacityLimiter(16)
         self._root: Root | None = None
         self._work: Work | None = None
@@ -236,7 +236,10 @@ class CachefilesBackend:
                 trio.from_thread.run_sync(progress, done, total)
                 told = time.monotonic()
 
-        report = await self._in_thread(lambda: self.verify_store(repair=repair, progress=tell))
+        def verify() -> Report:
+            return self.verify_store(repair=repair, progress=tell)
+
+        report = await self._in_thread(verify)
         problems = [Problem(each.path, each.fault, each.repaired) for each in report.problems]
         return VerifyReport(report.n_objects, report.n_bytes, problems)
 

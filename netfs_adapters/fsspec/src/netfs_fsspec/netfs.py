@@ -22,7 +22,7 @@ from fscache_core.errors import (
 )
 from fscache_core.hookspecs import API_VERSION, DirectoryEntry, FileAttributes, Location, netfs_hook
 from fscache_core.netfs import fit_key
-from fscache_core.option import read_count, read_number, read_size, read_words
+from fscache_core.option import read_count, read_number, read_size, read_text, read_words
 from netfs_fsspec.failure import fail
 from netfs_fsspec.url import Place, split
 from netfs_fsspec.version import Version
@@ -85,7 +85,7 @@ class FsspecNetfs:
         clock_margin_seconds: float | str = 2.0,
     ) -> None:
         self._storage_options = _table(storage_options)
-        self._identity = identity
+        self._identity = read_text("fsspec: identity", identity)
         self._trusted = frozenset(read_words("fsspec: trust", trust))
         self._threads = read_count("fsspec: threads", threads)
         self._piece_size = read_size("fsspec: piece_bytes", piece_bytes, at_least=4096)

@@ -10,7 +10,7 @@ import trio
 from fscache_core.errors import CallerError
 from fscache_core.hookspecs import API_VERSION, AuxOutcome, FileAttributes, Location, netfs_hook
 from fscache_core.netfs import fit_key
-from fscache_core.option import read_count, read_flag, read_number, read_words
+from fscache_core.option import read_count, read_flag, read_number, read_text, read_words
 from netfs_http import url as urls
 from netfs_http.failure import Failure, Patience, patience
 from netfs_http.settings import Credentials, Settings, header_lines
@@ -88,14 +88,16 @@ class HttpNetfs:
             backoff_seconds=read_number("http: backoff_seconds", backoff_seconds),
             connections=read_count("http: connections", connections),
             trust_env=read_flag("http: trust_env", trust_env),
-            ca_file=ca_file,
-            user_agent=user_agent,
+            ca_file=read_text("http: ca_file", ca_file),
+            user_agent=read_text("http: user_agent", user_agent),
         )
         lines = header_lines(headers)
         allowed = frozenset(host.lower() for host in read_words("http: hosts", hosts))
         if lines and not allowed:
             raise CallerError("http: headers: say which hosts may see them (option hosts)")
-        self._credentials = Credentials(lines, allowed, netrc, identity)
+        self._credentials = Credentials(
+            lines, allowed, read_text("http: netrc", netrc), read_text("http: identity", identity)
+        )
 
     # -- volumes and names ---------------------------------------------------------------
 

@@ -5,14 +5,11 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from fscache_core.errors import CallerError
 from netfs_http.url import host_and_port
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
 
 _HEADER = re.compile(r"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*([\x20-\x7e]*)")
 #: What the adapter itself must be able to rely on.
@@ -86,6 +83,8 @@ def _netrc_login(path: str, host: str) -> tuple[str, str] | None:
 
 def header_lines(value: str | Mapping[str, str]) -> dict[str, str]:
     """Headers from a table, or from text with one ``Name: value`` on each line."""
+    if not isinstance(value, str | Mapping):
+        raise CallerError(f"http: headers: neither a table nor a text: {value!r}")
     lines = (
         value.splitlines() if isinstance(value, str) else [f"{name}: {text}" for name, text in value.items()]
     )

@@ -101,6 +101,7 @@ def _reason(error: BaseException) -> str:
         if isinstance(found, BaseExceptionGroup):  # one for each address of the host
             found = found.exceptions[0]
         if isinstance(found, OSError) and found.strerror:
-            return found.strerror
+            # trio puts the address in front, as a Python tuple.
+            return found.strerror.rpartition("): ")[2]
         found = found.__cause__ or found.__context__
     return " ".join(str(error).split()) or type(error).__name__

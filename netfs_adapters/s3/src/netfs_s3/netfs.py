@@ -19,7 +19,7 @@ from fscache_core.hookspecs import (
     netfs_hook,
 )
 from fscache_core.netfs import fit_key
-from fscache_core.option import read_count, read_flag, read_number
+from fscache_core.option import read_count, read_flag, read_number, read_text
 from netfs_s3.account import resolve_account
 from netfs_s3.arrival import Arrival
 from netfs_s3.bucket import PART_SIZE, Bucket
@@ -97,10 +97,10 @@ class S3Netfs:
         connect_seconds: float | str = 3.0,
         parallel: int | str = 16,
     ) -> None:
-        self._endpoint = _text("endpoint", endpoint)
-        self._region = _text("region", region)
-        self._profile = _text("profile", profile)
-        self._identity = _text("identity", identity)
+        self._endpoint = read_text("s3: endpoint", endpoint) or None
+        self._region = read_text("s3: region", region) or None
+        self._profile = read_text("s3: profile", profile) or None
+        self._identity = read_text("s3: identity", identity) or None
         self._anonymous = read_flag("s3: anonymous", anonymous)
         self._requester_pays = read_flag("s3: requester_pays", requester_pays)
         self._virtual_hosted = (
@@ -295,9 +295,3 @@ def _writable_name(path: str) -> ObjectName:
 
 def _prefix(key: str) -> str:
     return key if not key or key.endswith("/") else f"{key}/"
-
-
-def _text(option: str, value: object) -> str | None:
-    if not isinstance(value, str | None):
-        raise CallerError(f"s3: {option}={value!r} is not a text")
-    return value or None

@@ -13,7 +13,7 @@ import trio
 from fscache_core.errors import CallerError, OriginError, StaleError
 from fscache_core.hookspecs import API_VERSION, DirectoryEntry, FileKind, Location, netfs_hook
 from fscache_core.netfs import fit_key
-from fscache_core.option import read_count, read_number
+from fscache_core.option import read_count, read_number, read_text
 from netfs_sshfs.file import File
 from netfs_sshfs.options import Options, paths
 from netfs_sshfs.url import printable, split_url, wire_path
@@ -81,7 +81,7 @@ class SshfsNetfs:
             known_hosts=paths("known_hosts", known_hosts),
             client_keys=paths("client_keys", client_keys),
             config=paths("config", config),
-            proxy_jump=proxy_jump or None,
+            proxy_jump=read_text("sshfs: proxy_jump", proxy_jump) or None,
             connect_timeout=read_number("sshfs: connect_timeout", connect_timeout, at_least=0.001),
             deadline_seconds=read_number("sshfs: deadline_seconds", deadline_seconds, at_least=0.001),
             reconnect_seconds=read_number("sshfs: reconnect_seconds", reconnect_seconds),
