@@ -1,13 +1,15 @@
 """Die, or be told of a failure, at every system call of filling, replacing, burying and evicting an object.
 
-    python crash_points.py [--scenario fill ...] [--mode kill ...] [--jobs 2] [--directory DIRECTORY]
+    python crash_points.py [--scenario fill ...] [--mode kill ...] [--kind xfs ...] [--without-tmpfile]
+                           [--every 1] [--jobs 2] [--directory DIRECTORY]
 
 A child runs the scenario, in a cache that was prepared for it, until its n-th system call: there it is
 killed (``kill``), killed in the middle of a write (``torn``), or the call fails with ``EIO``, ``ENOSPC`` or
 ``EMFILE`` (of which only the first may stop the cache).  A second child then checks that every byte read is
 right, that nobody gets an exception, and that the cache works.  n runs from 1 until the scenario ends by
-itself.  Prints what was done and found; exit status 1 if anything was wrong, with the points and tracebacks
-on standard error.
+itself; with ``--every`` over a part of these.  ``--kind`` names filesystems to do it on, instead of that of
+the directory; with ``--without-tmpfile`` they know no files without a name.  Prints what was done and found;
+exit status 1 if anything was wrong, with the points and tracebacks on standard error.
 
 The calls are those the package makes through `os`, `fcntl` and pyxattr, in every thread.  Dying before
 a call that only asks is dying before the next one that does not; ENOSPC and EMFILE come from the calls that
@@ -17,8 +19,10 @@ can say so, EIO from all.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import errno
 import fcntl
+import itertools
 import json
 import os
 import shutil
@@ -27,6 +31,7 @@ import sys
 import tempfile
 import threading
 import traceback
+import zlib
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -41,6 +46,7 @@ from cachefiles_session import Netfile, Session, bound  # type: ignore[import-no
 from fscache_cachefiles import cook_key
 from fscache_cachefiles.backing import Place
 from fscache_core.folio import PAGE_SIZE, page_count
+from fscache_core.testing.filesystems import FILESYSTEM_KINDS, loop_mount
 
 SMALL, LARGE = 10_000, 200_000
 CHANGING = {
@@ -93,6 +99,18 @@ class Interposer:
             return real(*args, **kwargs)
 
         return call
+
+
+def refuse_tmpfile() -> None:
+    """From now on in this process, as on a filesystem that has no files without a name."""
+    real = os.open
+
+    def refusing(path: str, flags: int, *arguments: int, dir_fd: int | None = None) -> int:
+        if flags & os.O_TMPFILE == os.O_TMPFILE:
+            raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
+        return real(path, flags, *arguments, dir_fd=dir_fd)
+
+    os.open = refusing  # type: ignore[assignment]
 
 
 async def fill(session: Session, version: int) -> None:
@@ -289,8 +307,10 @@ async def _done(work: Awaitable[None]) -> int:
     return 0
 
 
-def in_jobs(scenario: str, mode: str, directory: Path, n_jobs: int) -> tuple[Counter[str], str]:
-    """`enumerate_points` by several processes, each with every ``n_jobs``-th point."""
+def in_jobs(
+    scenario: str, mode: str, directory: Path, n_jobs: int, *, first: int = 1, every: int = 1
+) -> tuple[Counter[str], str]:
+    """Every ``every``-th point from ``first`` on, by several processes in turns; as `enumerate_points`."""
     parts: list[tuple[int, Path]] = []
     for job in range(n_jobs):
         scratch = directory / f"{scenario} {mode} {job}"
@@ -299,7 +319,9 @@ def in_jobs(scenario: str, mode: str, directory: Path, n_jobs: int) -> tuple[Cou
         if pid == 0:
             status = 1
             try:
-                result = enumerate_points(scenario, mode, scratch, first=job + 1, step=n_jobs)
+                result = enumerate_points(
+                    scenario, mode, scratch, first=first + job * every, step=n_jobs * every
+                )
                 (scratch / "result").write_text(json.dumps(result))
                 status = 0
             except BaseException:
@@ -325,17 +347,30 @@ def main() -> int:
     )
     parser.add_argument("--scenario", nargs="+", choices=list(SCENARIOS), default=list(SCENARIOS))
     parser.add_argument("--mode", nargs="+", choices=MODES, default=MODES)
+    parser.add_argument("--kind", nargs="+", choices=FILESYSTEM_KINDS, default=[None])
+    parser.add_argument("--without-tmpfile", action="store_true")
+    parser.add_argument("--every", type=int, default=1, help="only every N-th point")
     parser.add_argument("--jobs", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--directory", type=Path)
     findings.add_json_option(parser)
     arguments = parser.parse_args()
     found = Counter(dict.fromkeys(("points", "reads checked", *findings.FAULTS), 0))
     complaints = ""
-    with tempfile.TemporaryDirectory(dir=arguments.directory) as scratch:
-        for scenario in arguments.scenario:
-            for mode in arguments.mode:
-                part, text = in_jobs(scenario, mode, Path(scratch), arguments.jobs)
-                print(f"{scenario} {mode}: {part['points']} points", file=sys.stderr, flush=True)
+    if arguments.without_tmpfile:
+        refuse_tmpfile()
+    for kind in arguments.kind:
+        with contextlib.ExitStack() as stack:
+            scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=arguments.directory)))
+            if kind is not None:
+                scratch = stack.enter_context(loop_mount(kind, 512 << 20, scratch)).path
+            for scenario, mode in itertools.product(arguments.scenario, arguments.mode):
+                # Of a part not the same one everywhere, but the same one every time.
+                first = 1 + zlib.crc32(f"{kind} {scenario} {mode}".encode()) % arguments.every
+                part, text = in_jobs(
+                    scenario, mode, scratch, arguments.jobs, first=first, every=arguments.every
+                )
+                where = f"{kind}: " if kind else ""
+                print(f"{where}{scenario} {mode}: {part['points']} points", file=sys.stderr, flush=True)
                 found.update(part)
                 complaints += text
     return int(findings.report(found, as_json=arguments.json, complaints=complaints))

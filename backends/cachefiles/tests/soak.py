@@ -3,7 +3,8 @@
     python soak.py [--minutes 30] [--seed 1] [--directory DIRECTORY] [PART ...]
 
 Parts: ``kills`` (processes killed at random), ``crash-points`` (every system call of every scenario: killed,
-torn, EIO, ENOSPC, EMFILE), ``power-loss`` (snapshots under load, on ext4, xfs and btrfs),
+torn, EIO, ENOSPC, EMFILE; on every filesystem), ``crash-points-without-tmpfile`` (the same where the filesystem
+has no files without a name), ``power-loss`` (snapshots under load, on ext4, xfs and btrfs),
 ``changing-origin`` (8 processes, 4 tasks each, on every filesystem).  Crash points are always all of them;
 the others grow with ``--minutes``.  Prints what each did and found, and the sums; exit status 1 if anything
 was wrong.
@@ -43,12 +44,14 @@ def commands(minutes: float, seed: int) -> dict[str, list[str]]:
     parts = {
         "kills": ["kills.py", "--kills", str(max(50, round(50 * minutes))), "--seed", str(seed)],
         "crash-points": ["crash_points.py"],
+        "crash-points-without-tmpfile": ["crash_points.py", "--without-tmpfile"],
         "changing-origin": ["changing_origin.py", "--seconds", str(4 * minutes), "--seed", str(seed)],
     }
     if kinds:
         parts["changing-origin"] += ["--kind", *kinds]
+        parts["crash-points"] += ["--kind", *kinds]
     if disks:
-        snapshots = max(2, round(minutes))
+        snapshots = max(2, round(3 * minutes))
         parts["power-loss"] = ["power_loss.py", *disks, "--snapshots", str(snapshots), "--seed", str(seed)]
     return parts
 

@@ -36,6 +36,20 @@ def test_a_fault_at_any_system_call_leaves_a_cache_that_works(
     assert run("crash_points.py", tmp_path, "--scenario", scenario, "--mode", mode)["points"] > 0
 
 
+@pytest.mark.root
+@pytest.mark.parametrize("kind", ["xfs", "btrfs", "tmpfs"])
+def test_a_fault_at_a_part_of_the_system_calls_on_this_filesystem(tmp_path: Path, kind: str) -> None:
+    if (why := why_unavailable(kind)) is not None:  # type: ignore[arg-type]
+        pytest.skip(why)
+    found = run("crash_points.py", tmp_path, "--kind", kind, "--mode", *MODES[:4], "--every", "30")
+    assert found["points"] > 0
+
+
+def test_a_fault_where_the_filesystem_has_no_files_without_a_name(tmp_path: Path) -> None:
+    found = run("crash_points.py", tmp_path, "--without-tmpfile", "--mode", "kill", "EIO", "--every", "10")
+    assert found["points"] > 0
+
+
 def test_processes_killed_at_random_leave_no_wrong_byte_to_the_others(tmp_path: Path) -> None:
     found = run("kills.py", tmp_path, "--kills", "40", "--processes", "8")
     assert found["kills"] == 40

@@ -27,6 +27,9 @@ from fscache_cachefiles.namei import OPEN_FILE, Namei
 from fscache_cachefiles.xattr import Label, Seal
 from fscache_core.folio import page_count
 
+#: What a filesystem says that has no files without a name.
+_NO_TMPFILE = (errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL)
+
 
 class Creation:
     """Makes the objects of one bound cache directory.  Usable from any thread; blocks."""
@@ -108,40 +111,46 @@ class Creation:
         """Begin a small object that nobody can find until `publish_small`."""
         self._namei.descriptors.check(1)
         self._admission.admit(1, page_count(size), weigh_small(size))
+        data, temporary = -1, None
         try:
-            temporary = None
-            try:
-                flags = os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC
-                data = os.open(".", flags, FILE_MODE, dir_fd=self._graveyard.descriptor)
-            except OSError as error:
-                if error.errno not in (errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL):
-                    raise
-                temporary, data = self._make_temporary()
-            try:
-                os.ftruncate(data, size)
-                if not try_share(data):
-                    raise OSError(errno.EAGAIN, "a new file is locked")
-            except BaseException:
+            flags = os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC
+            data = os.open(".", flags, FILE_MODE, dir_fd=self._graveyard.descriptor)
+            os.ftruncate(data, size)
+            if not try_share(data):
+                raise OSError(errno.EAGAIN, "a new file is locked")
+        except BaseException as error:
+            if data >= 0:
                 os.close(data)
-                raise
-        except BaseException:
             self._admission.ledger.discharge(weigh_small(size))
-            raise
+            if not isinstance(error, OSError) or error.errno not in _NO_TMPFILE:
+                raise
+            temporary, data = self._make_temporary(size)
         backing = self._namei.backing_of(place, _new_seal(place, size), data=data, published=False)
         backing.temporary = temporary
         return backing
 
-    def _make_temporary(self) -> tuple[str, int]:
+    def _make_temporary(self, size: int) -> tuple[str, int]:
+        """A file with a name in the graveyard.  Who deletes it settles the account: the reaper if we fail."""
         while True:
             name = self._graveyard.new_name()
+            self._admission.ledger.charge(weigh_small(size))
             try:
                 flags = OPEN_FILE | os.O_CREAT | os.O_EXCL
                 data = os.open(name, flags, FILE_MODE, dir_fd=self._graveyard.descriptor)
-            except FileExistsError:
-                continue
-            if try_share(data) and is_linked(data, self._graveyard.descriptor, name):
-                return name, data
-            os.close(data)
+            except BaseException as error:
+                self._admission.ledger.discharge(weigh_small(size))
+                if isinstance(error, FileExistsError):
+                    continue
+                raise
+            try:
+                os.ftruncate(data, size)
+                if try_share(data) and is_linked(data, self._graveyard.descriptor, name):
+                    return name, data
+            except BaseException:
+                os.close(data)
+                self._graveyard.reap_grave(name)
+                raise
+            os.close(data)  # another process took it for rubbish
 
     def publish_small(self, draft: Backing, label: Label) -> bool:
         """Give a whole draft its name.  False if the name is taken; the draft stays as it is."""
