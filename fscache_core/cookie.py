@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
 import trio
 
+from fscache_core import object_request
 from fscache_core.cookie_definition import MAX_AUX_SIZE, MAX_KEY_SIZE, CookieDefinition
 from fscache_core.errors import CallerError, FscacheError, NoMemoryError, PluginError
 from fscache_core.folio import PageRuns
@@ -368,7 +369,7 @@ class Cookie:
                 return ConsistencyOutcome.STALE
             if not await op.wait_active() or not obj.active:
                 return ConsistencyOutcome.CONSISTENT
-            return await obj.check_consistency(op)
+            return await object_request.check_consistency(obj, op)
         finally:
             op.finish()
 
@@ -394,15 +395,17 @@ class Cookie:
 
     async def pin(self) -> ReserveOutcome:
         """Keep what is stored from being culled, over restarts too."""
-        return await self._request(ReserveOutcome.REFUSED, lambda obj: obj.pin())
+        return await self._request(ReserveOutcome.REFUSED, object_request.pin)
 
     async def unpin(self) -> None:
         """Undo `pin`."""
-        await self._request(None, lambda obj: obj.unpin())
+        await self._request(None, object_request.unpin)
 
     async def reserve_space(self, reserved_size: int) -> ReserveOutcome:
         """Have room for ``reserved_size`` bytes promised to this file; 0 gives it back."""
-        return await self._request(ReserveOutcome.REFUSED, lambda obj: obj.reserve_space(reserved_size))
+        return await self._request(
+            ReserveOutcome.REFUSED, lambda obj: object_request.reserve_space(obj, reserved_size)
+        )
 
     async def _request(self, otherwise: T, request: Callable[[CacheObject], Awaitable[T]]) -> T:
         self.check_holds_data()

@@ -8,6 +8,7 @@ import trio
 
 from fscache_core.errors import CallerError, StaleError
 from fscache_core.folio import PAGE_SHIFT, page_count
+from fscache_core.object_request import resident_pages
 from fscache_core.readahead import Window
 
 if TYPE_CHECKING:
@@ -221,7 +222,7 @@ class File:
             inode = self.inode
             await inode.cookie.wait_lookup()
             obj = inode.cookie.object
-            cached = await obj.resident_pages() if obj is not None and obj.active else None
+            cached = await resident_pages(obj) if obj is not None and obj.active else None
             buffer = memoryview(bytearray(min(CHUNK_SIZE, max(1, inode.size))))
             offset = 0
             while offset < inode.size and inode is self.inode:

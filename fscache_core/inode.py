@@ -22,6 +22,7 @@ from fscache_core.fetch import Fetch
 from fscache_core.folio import PAGE_SHIFT, PAGE_SIZE, Folio, PageRuns, page_count
 from fscache_core.hookspecs import FileAttributes, Strength
 from fscache_core.netfs import acquire_or_go_without
+from fscache_core.object_request import get_check_time, set_check_time
 from fscache_core.outcome import AuxOutcome, CookieType
 from fscache_core.page import read_or_alloc_pages
 
@@ -161,7 +162,7 @@ class Inode:
         if self.attributes is None or obj is None:
             return False
         if self.volume.coherency.mode is CoherencyMode.TTL:
-            self.checked_at = self._check_time_kept = await obj.get_check_time()
+            self.checked_at = self._check_time_kept = await get_check_time(obj)
         return True
 
     # -- reading -------------------------------------------------------------------------
@@ -386,7 +387,7 @@ class Inode:
             and obj.active
         ):
             self._check_time_kept = self.checked_at
-            await obj.set_check_time(self.checked_at)
+            await set_check_time(obj, self.checked_at)
 
     async def wait_stored(self) -> None:
         """Wait until everything fetched is stored."""

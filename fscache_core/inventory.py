@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from fscache_core.cookie import Cookie, CookieDefinition, acquire_cookie
+from fscache_core.object_request import child_keys
 from fscache_core.outcome import CookieType
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ async def _open_below(cache: Cache, index: Cookie) -> None:
     obj = await index.index_object(cache)
     if obj is None or cache.backend.child_keys is None:
         return
-    for kind, key in await obj.child_keys():
+    for kind, key in await child_keys(obj):
         if kind == CookieType.INDEX:
             known = index.children.get((kind, key))
             await _open_below(cache, known or acquire_cookie(index.domain, index, _STORED, key))

@@ -1,7 +1,7 @@
 """Objects: the cache-side record of a cookie (reference section 6).
 
 What happens to it when is its `StateMachine`'s to say; here is what it is, what backends tell and ask it, and
-what states and operations do with it.
+what states and operations do with it.  What is asked of its backend is in `fscache_core.object_request`.
 
 Every async hook of the backend is called through `call_backend`, which bounds its time and counts it;
 whatever a hook raises ends at most this object (and, for `CacheIOError`, stops the cache).  Hooks that
@@ -10,8 +10,6 @@ change what an object refers to run one at a time, under its ``lock``.
 
 from __future__ import annotations
 
-import operator
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Concatenate, ParamSpec, TypeVar
 
 import trio
@@ -23,14 +21,11 @@ from fscache_core.errors import (
     NoMemoryError,
     NoSpaceError,
     PluginError,
-    UnsupportedError,
 )
-from fscache_core.folio import PageRuns
 from fscache_core.hook_call import (
     ask_netfs,
     blame_netfs,
     call_backend,
-    call_unbounded,
     hook_name,
     passes_through,
 )
@@ -50,10 +45,8 @@ from fscache_core.operation import Operation, OperationQueue
 from fscache_core.outcome import (
     NOT_RESIDENT,
     AuxOutcome,
-    ConsistencyOutcome,
     CookieType,
     KillReason,
-    ReserveOutcome,
 )
 from fscache_core.state_machine import StateMachine
 
@@ -68,7 +61,6 @@ __all__ = ["STATES", "CacheObject", "object_states", "transitions"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
-U = TypeVar("U")
 
 
 class CacheObject:
@@ -467,101 +459,6 @@ class CacheObject:
                 self.abort()
             case _:
                 log.warning("%r (%r): %s", self, self.cookie, error)
-
-    # -- what cookies ask the backend; a fault ends this object and is answered by the default --
-
-    async def _request(
-        self,
-        expected: type[T],
-        otherwise: U,
-        hook: Callable[P, Awaitable[T]],
-        *args: P.args,
-        **kwargs: P.kwargs,
-    ) -> T | U:
-        try:
-            return await call_backend(self.cache, None, expected, hook, *args, **kwargs)
-        except FscacheError as error:
-            self.hook_failed(error)
-            return otherwise
-
-    async def check_consistency(self, op: Operation) -> ConsistencyOutcome:
-        return await self._request(
-            ConsistencyOutcome, ConsistencyOutcome.STALE, self.cache.backend.check_consistency, op
-        )
-
-    async def pin(self) -> ReserveOutcome:
-        return await self._reserve(self.cache.backend.pin_object, self)
-
-    async def unpin(self) -> None:
-        await self._request(type(None), None, self.cache.backend.unpin_object, self)
-
-    async def is_pinned(self) -> bool:
-        return await self._request(bool, False, self.cache.backend.is_pinned, self)
-
-    async def reserve_space(self, reserved_size: int) -> ReserveOutcome:
-        return await self._reserve(self.cache.backend.reserve_space, self, reserved_size)
-
-    async def _reserve(
-        self, hook: Callable[P, Awaitable[ReserveOutcome]], *args: P.args, **kwargs: P.kwargs
-    ) -> ReserveOutcome:
-        try:
-            return await call_backend(self.cache, None, ReserveOutcome, hook, *args, **kwargs)
-        except NoSpaceError:  # of no concern to what is stored
-            return ReserveOutcome.REFUSED
-        except FscacheError as error:
-            self.hook_failed(error)
-            return ReserveOutcome.REFUSED
-
-    async def get_check_time(self) -> float:
-        """When the origin last confirmed what is stored; 0.0 if that is not known."""
-        return await self._request(float, 0.0, self.cache.backend.get_check_time, self)
-
-    async def set_check_time(self, check_time: float) -> None:
-        await self._request(type(None), None, self.cache.backend.set_check_time, self, check_time)
-
-    async def resident_pages(self) -> PageRuns | None:
-        """Which pages are stored; None if the backend cannot tell."""
-        hook = self.cache.backend.resident_pages
-        if hook is None:
-            return None
-        found = await self._request(Sequence, None, hook, self)  # type: ignore[type-abstract]
-        if found is None:
-            return None
-        runs = PageRuns()
-        try:
-            for first, n_pages in found:
-                runs.add(operator.index(first), operator.index(n_pages))
-        except (TypeError, ValueError):
-            self.hook_failed(self._misanswered("resident_pages", found, "runs of pages"))
-            return None
-        return runs
-
-    async def child_keys(self) -> Sequence[tuple[int, bytes]]:
-        """What is stored below an index, as pairs of cookie type and raw key.
-
-        Raises:
-          UnsupportedError: the backend cannot tell.
-          WorldError, PluginError: it failed to.
-        """
-        cache, hook = self.cache, self.cache.backend.child_keys
-        if hook is None:
-            raise UnsupportedError(f"cache {cache.tag}: backend {cache.backend.name} keeps no list of keys")
-        try:
-            found = await call_unbounded(cache, Sequence, hook, self)  # type: ignore[type-abstract]
-            for pair in found:
-                match pair:
-                    case (int(), bytes()):
-                        pass
-                    case _:
-                        raise self._misanswered("child_keys", pair, "a pair of cookie type and key")
-        except FscacheError as error:
-            self.hook_failed(error)
-            raise
-        return found
-
-    def _misanswered(self, hook: str, answer: object, wanted: str) -> PluginError:
-        name = self.cache.backend.name
-        return PluginError(f"backend {name}: {hook} returned {answer!r}, not {wanted}", plugin=name)
 
     # -- what is done with it, by operations and states ------------------------------------
 

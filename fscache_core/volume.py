@@ -11,6 +11,7 @@ from urllib.parse import quote
 
 import trio
 
+from fscache_core import object_request
 from fscache_core.change import Changes
 from fscache_core.coherency import Coherency, CoherencyMode
 from fscache_core.cookie import Cookie, CookieDefinition, acquire_cookie
@@ -175,14 +176,14 @@ class Volume:
             obj = inode.cookie.object
             if obj is None or not obj.active:
                 return None
-            runs = await obj.resident_pages()
+            runs = await object_request.resident_pages(obj)
             assert inode.attributes is not None
             return FileStatus(
                 inode.attributes,
                 cache=obj.cache.tag,
                 cached_size=None if runs is None else sum(inode.bytes_of(*run) for run in runs),
-                checked_at=inode.checked_at or await obj.get_check_time(),
-                pinned=await obj.is_pinned(),
+                checked_at=inode.checked_at or await object_request.get_check_time(obj),
+                pinned=await object_request.is_pinned(obj),
             )
         finally:
             self.close_inode(inode)
@@ -256,7 +257,7 @@ class Volume:
             obj = await self.cookie.index_object(cache)
             if obj is None:
                 continue
-            for child in await obj.child_keys():
+            for child in await object_request.child_keys(obj):
                 stored.setdefault(child, []).append(cache)
         return stored
 

@@ -17,6 +17,7 @@ from fscache_core.errors import (
     PluginError,
 )
 from fscache_core.folio import PAGE_SIZE
+from fscache_core.object_request import get_check_time, is_pinned, resident_pages, set_check_time
 from fscache_core.outcome import ReserveOutcome
 from fscache_core.plugins import BACKEND_GROUP, BackendFacade, load, make
 from fscache_core.testing.cache_session import open_session
@@ -128,8 +129,8 @@ async def test_a_backend_without_optional_hooks_has_their_defaults() -> None:
         assert await cookie.pin() is ReserveOutcome.REFUSED
         assert await cookie.reserve_space(1) is ReserveOutcome.REFUSED
         await cookie.unpin()
-        assert not await obj.is_pinned()
-        await obj.set_check_time(7.0)
-        assert await obj.get_check_time() == 0.0
-        assert await obj.resident_pages() is None
+        assert not await is_pinned(obj)
+        await set_check_time(obj, 7.0)
+        assert await get_check_time(obj) == 0.0
+        assert await resident_pages(obj) is None
         await session.check(cookie, b"".join((await session.read(cookie, 0, 1))[1].values()))
