@@ -672,3 +672,59 @@ async def test_a_reference_that_is_put_in_time_is_waited_for(bench: Bench) -> No
         assert list(bench.session.cache.objects.values()) == [obj]
         obj.put()
     assert not bench.session.cache.objects
+
+
+async def test_a_lookup_waits_for_an_older_object_to_be_gone_but_not_for_ever(
+    autojump_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    faults = Faults()
+    limits = Limits(hook_seconds=5, drop_seconds=60)
+    async with open_session(MemoryBackend(), wrappers=[faults], limits=limits) as session:
+        cookie = await session.file(size=SIZE)
+        await session.fill(cookie)
+        older = session.object(cookie)
+        stuck = faults.arm("drop_object", Hang())
+        await cookie.relinquish(retire=True)
+        again = await session.file(size=SIZE)
+        assert again.unavailable
+        assert await session.read(again, 0, 8) == (ReadOutcome.NO_BUFFERS, {})
+        assert f"{older!r} has not gone away within 5 s" in caplog.text
+        stuck.release()
+        await older.wait_dead()
+        assert again.acquire_objects()
+        await again.wait_lookup()
+        assert await session.read(again, 0, 8) == (ReadOutcome.NO_DATA, {})
+
+
+async def test_a_lookup_that_waits_for_an_older_object_ends_when_it_is_killed(bench: Bench) -> None:
+    cookie = await bench.file()
+    await bench.session.fill(cookie)
+    stuck = bench.faults.arm("drop_object", Hang())
+    await cookie.relinquish(retire=True)
+    await stuck.wait_hit()
+    again = bench.start()
+    obj = again.objects[0]
+    await bench.settle()
+    assert state_of(again) == "LOOK_UP_OBJECT"
+    await again.relinquish()
+    await obj.wait_dead()
+    stuck.release()
+
+
+async def test_a_backend_that_fails_to_complete_a_lookup_loses_the_object(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    class Completing(MemoryBackend):
+        @cache_hook
+        async def lookup_complete(self, obj: CacheObject) -> None:
+            if obj.cookie.key == b"file":
+                raise ZeroDivisionError("a bug")
+
+    async with open_session(Completing()) as session:
+        cookie = await session.file(size=SIZE)
+        await trio.testing.wait_all_tasks_blocked()
+        assert not cookie.objects
+        assert await session.read(cookie, 0, 8) == (ReadOutcome.NO_BUFFERS, {})
+        other = await session.file(b"other", size=SIZE)
+        await session.check(other, await session.fill(other))
+    assert "backend Completing: lookup_complete raised ZeroDivisionError: a bug" in caplog.text
