@@ -1,6 +1,9 @@
+import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import xattr
 from cachefiles_session import Netfile, bound  # type: ignore[import-not-found]
 from test_damage import (  # type: ignore[import-not-found]
     ATTRIBUTE_DAMAGE,
@@ -107,3 +110,32 @@ async def test_strays_are_found_and_removed_and_never_followed(tmp_path: Path) -
     assert len(backend.verify_store(repair=True).problems) == 6
     assert backend.verify_store().problems == []
     assert (outside / "precious").read_text() == "data"
+
+
+@pytest.fixture
+def mount(tmp_path: Path) -> Iterator[Path]:
+    """A directory that cannot be removed, in the place of a cache's index."""
+    directory = tmp_path / "cache/a mount"
+    directory.mkdir(parents=True)
+    xattr.set(str(directory.parent), "user.CacheFiles.cache", b"C3")
+    command = ["mount", "-t", "tmpfs", "none", directory]
+    if subprocess.run(command, check=False, capture_output=True).returncode:
+        pytest.skip("no filesystem to mount here")
+    yield directory
+    subprocess.run(["umount", directory], check=True)
+
+
+@pytest.mark.root
+async def test_what_cannot_be_removed_is_told_and_does_not_keep_the_rest_from_it(
+    tmp_path: Path, mount: Path
+) -> None:
+    await _fill(tmp_path)
+    stray = mount.parent / "stray"
+    stray.mkdir()
+    report = CachefilesBackend(tmp_path).verify_store(repair=True)
+    first, second = report.problems
+    assert (first.path, first.repaired) == ("cache/a mount", False)
+    assert "cannot be removed: Device or resource busy" in first.fault
+    assert (second.path, second.repaired) == ("cache/stray", True)
+    assert not stray.exists()
+    assert report.n_objects == 6

@@ -630,7 +630,8 @@ def _judge(obj: CachefilesObject, label: Label, object_size: int) -> AuxOutcome:
 
 def _translated(error: OSError, doing: str) -> FscacheError:
     number = error.errno or errno.EIO
-    text = f"cachefiles: {doing}: {error.strerror or error}"
+    where = f"{error.filename}: " if isinstance(error.filename, str) else ""
+    text = f"cachefiles: {doing}: {where}{error.strerror or error}"
     if number in NO_ROOM:
         return NoSpaceError(text)
     if number in _IO_ERRORS:

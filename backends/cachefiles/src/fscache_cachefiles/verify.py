@@ -5,6 +5,7 @@ reaped, empty directories removed and the account counted anew.  Blocks its thre
 """
 
 import contextlib
+import errno
 import os
 import stat
 from collections.abc import Callable
@@ -20,6 +21,8 @@ from fscache_cachefiles.scan import names_in, raise_if_exhausted, walk
 from fscache_core.folio import PAGE_SHIFT
 
 _READ_PAGES = 256  # at a time
+#: What removing one entry may fail with, and another not.
+_REFUSED = (errno.EACCES, errno.EPERM, errno.EBUSY)
 
 #: ``progress(done, total)``: entries looked at, and how many there were when the walk began.
 Progress = Callable[[int, int], None]
@@ -108,7 +111,8 @@ class Verification:
             return
         except OSError as error:
             raise_if_exhausted(error)
-            self._stray(above, name, path, "not a directory")
+            other = error.errno in (errno.ENOTDIR, errno.ELOOP)
+            self._stray(above, name, path, "not a directory" if other else f"unreadable: {error.strerror}")
             return
         try:
             for below in sorted(names_in(descriptor)):
@@ -194,25 +198,38 @@ class Verification:
     # -- what is wrong -------------------------------------------------------------------
 
     def _stale(self, place: Place, found: Stale) -> None:
-        if self._repair:
+        def remove() -> None:
             grave = self._namei.bury(place, found.inode)
             if grave is not None:
                 self._graveyard.reap_grave(grave)
-        self._note(place.path, found.fault)
+
+        self._note(place.path, found.fault, remove)
 
     def _stray(self, container: int, name: str, path: str, fault: str) -> None:
         """Something that no cache makes: unlinked, or buried if it is a directory; never followed."""
-        if self._repair:
+
+        def remove() -> None:
             with contextlib.suppress(FileNotFoundError):
                 status = os.stat(name, dir_fd=container, follow_symlinks=False)
                 if stat.S_ISDIR(status.st_mode):
                     self._graveyard.reap_grave(self._graveyard.bury_directory(container, name))
                 else:
                     os.unlink(name, dir_fd=container)
-        self._note(path, fault)
 
-    def _note(self, path: str, fault: str) -> None:
-        self.report.problems.append(Problem(f"cache/{path}", fault, self._repair))
+        self._note(path, fault, remove)
+
+    def _note(self, path: str, fault: str, remove: Callable[[], None]) -> None:
+        """Report a problem, and repair it if told to.  One that cannot be does not keep the rest from it."""
+        repaired = False
+        if self._repair:
+            try:
+                remove()
+                repaired = True
+            except OSError as error:
+                if error.errno not in _REFUSED:
+                    raise
+                fault += f"; it cannot be removed: {error.strerror}"
+        self.report.problems.append(Problem(f"cache/{path}", fault, repaired))
 
     def _tick(self) -> None:
         self._n_done += 1
