@@ -118,7 +118,7 @@ def mount(tmp_path: Path) -> Iterator[Path]:
     directory = tmp_path / "cache/a mount"
     directory.mkdir(parents=True)
     xattr.set(str(directory.parent), "user.CacheFiles.cache", b"C3")
-    command = ["mount", "-t", "tmpfs", "none", directory]
+    command = ["mount", "-t", "tmpfs", "none", str(directory)]
     if subprocess.run(command, check=False, capture_output=True).returncode:
         pytest.skip("no filesystem to mount here")
     yield directory
