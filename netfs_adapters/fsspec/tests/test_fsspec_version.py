@@ -5,13 +5,15 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fscache_core.errors import CallerError
 from fscache_core.hookspecs import FileKind, Strength
 from netfs_fsspec.version import Version
 
+#: On a machine that is busy an example takes as long as it takes.
+PATIENT = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 SECOND = 1_000_000_000
 NOW = 1_700_000_000
 THEN = datetime.fromtimestamp(NOW, UTC)
@@ -132,6 +134,7 @@ def test_without_a_size_there_is_no_version(size: object) -> None:
 values = st.text() | st.integers() | st.floats() | st.binary() | st.datetimes() | st.none() | st.booleans()
 
 
+@PATIENT
 @given(st.dictionaries(st.sampled_from(["etag", "mtime", "ino", "generation", "odd"]), values))
 def test_every_version_is_recalled_from_its_label(info: dict[str, object]) -> None:
     version = observe(info)

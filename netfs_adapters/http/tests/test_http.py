@@ -443,7 +443,7 @@ async def test_whatever_goes_wrong_the_bytes_are_right_or_there_is_an_error(
     origin.ranges = chance.random() < 0.8
     origin.validators = chance.choice(["strong", "strong", "weak", "date"])
     origin.put("f", versions[0], modified=OLD)
-    netfs = quick(retries=chance.randrange(4), timeout_seconds=0.05)
+    netfs = quick(retries=chance.randrange(4))
     async with opened(netfs, origin.url("f")) as (volume, path):
         file = await netfs.look_up(volume, path)
         for _ in range(20):

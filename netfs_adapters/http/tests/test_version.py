@@ -5,13 +5,15 @@ from __future__ import annotations
 from email.utils import formatdate
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fscache_core.errors import CallerError
 from fscache_core.hookspecs import Strength
 from netfs_http.version import Version
 
+#: On a machine that is busy an example takes as long as it takes.
+PATIENT = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 NOW = 1_700_000_000
 
 
@@ -102,6 +104,7 @@ def test_a_server_is_asked_to_refuse_with_what_it_can_compare(
     assert version(**headers).preconditions == preconditions
 
 
+@PATIENT
 @given(
     st.integers(0, 2**63),
     st.dictionaries(

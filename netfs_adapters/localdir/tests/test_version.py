@@ -6,7 +6,7 @@ import os
 from typing import TYPE_CHECKING
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fscache_core.errors import CallerError
@@ -16,6 +16,8 @@ from netfs_localdir.version import COARSE_NS, TICK_NS, Version
 if TYPE_CHECKING:
     from pathlib import Path
 
+#: On a machine that is busy an example takes as long as it takes.
+PATIENT = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 SECOND = 1_000_000_000
 
 
@@ -86,6 +88,7 @@ def test_an_ignored_ctime_neither_counts_nor_makes_evidence_weak() -> None:
     assert one.strength is Strength.STRONG
 
 
+@PATIENT
 @given(
     st.builds(
         Version,

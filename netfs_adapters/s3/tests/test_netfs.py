@@ -7,7 +7,7 @@ import sys
 from typing import TYPE_CHECKING
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fscache_core.errors import CallerError
@@ -50,6 +50,8 @@ def test_a_url_without_scheme_or_bucket_is_refused(url: str) -> None:
 # -- labels ------------------------------------------------------------------------------
 
 texts = st.none() | st.text(st.characters(codec="utf-8"), max_size=600)
+#: On a machine that is busy an example takes as long as it takes.
+PATIENT = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 versions = st.builds(
     ObjectVersion,
     size=st.integers(0, 2**64 - 1),
@@ -59,6 +61,7 @@ versions = st.builds(
 )
 
 
+@PATIENT
 @given(versions)
 def test_a_label_fits_and_is_read_back(version: ObjectVersion) -> None:
     aux = version.encode()
@@ -73,11 +76,13 @@ def test_a_label_fits_and_is_read_back(version: ObjectVersion) -> None:
             ObjectVersion.decode(aux)
 
 
+@PATIENT
 @given(versions, versions)
 def test_labels_of_different_versions_differ(one: ObjectVersion, other: ObjectVersion) -> None:
     assert (one.encode() == other.encode()) == (one == other)
 
 
+@PATIENT
 @given(st.binary(max_size=600))
 def test_a_foreign_label_is_refused_or_read_as_the_same_bytes(aux: bytes) -> None:
     try:
