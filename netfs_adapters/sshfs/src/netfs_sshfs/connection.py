@@ -119,15 +119,18 @@ class Connection:
         away_seconds = self.options.outage_seconds if persist else self.options.reconnect_seconds
         loop = asyncio.get_running_loop()
         began = loop.time()
-        pauses = _pauses()
+        pauses, moved = _pauses(), began  # when the deadline was last moved
         unreachable: FscacheError | None = None
         try:
             async with asyncio.timeout(deadline_seconds) as limit:
 
                 def progressed() -> None:
-                    nonlocal unreachable, pauses
-                    unreachable, pauses = None, _pauses()
-                    limit.reschedule(loop.time() + deadline_seconds)
+                    nonlocal unreachable, pauses, moved
+                    now = loop.time()
+                    # To move the deadline costs as much as to read a block: not for each.
+                    if unreachable is not None or now - moved >= deadline_seconds / 64:
+                        unreachable, pauses, moved = None, _pauses(), now
+                        limit.reschedule(now + deadline_seconds)
 
                 while True:
                     try:

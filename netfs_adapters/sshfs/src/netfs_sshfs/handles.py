@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from netfs_sshfs.options import Options
 
 #: Bytes are checked and handed on about this often, seconds, but in pieces of no more than so many bytes.
-_CHECK_SECONDS = 0.05
+_CHECK_SECONDS = 0.1
 _CHECK_SIZE_MAX = 4 << 20
 
 
