@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import errno
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import pytest
@@ -21,7 +23,7 @@ from fscache_core import (
 )
 from fscache_core.cookie import CookieDefinition
 from fscache_core.domain import Limits
-from fscache_core.errors import PluginError
+from fscache_core.errors import FscacheError, PluginError
 from fscache_core.folio import PAGE_SIZE, Folio
 from fscache_core.hookspecs import (
     NOT_RESIDENT,
@@ -413,3 +415,48 @@ async def test_an_open_that_is_cancelled_while_the_cache_looks_leaves_the_file_t
         stuck.release()
         assert await read_all(fscache) == DATA
         assert not drawer.n_fetched
+
+
+# -- whatever a hook does ----------------------------------------------------------------------
+
+NETFS_HOOKS = [
+    *("parse_url", "open_volume", "close_volume", "get_key", "get_attr", "get_aux", "check_aux"),
+    *("name_file", "recall_file", "look_up", "fetch"),
+]
+
+
+@pytest.mark.parametrize("at", [1, 2, None], ids=lambda at: f"call {at}" if at else "always")
+@pytest.mark.parametrize(
+    "fault",
+    [Fail(ZeroDivisionError("a bug")), Fail(SystemExit("a bug")), Answer(None), Answer(b"")],
+    ids=["raises", "exits", "None", "nothing"],
+)
+@pytest.mark.parametrize("hook", NETFS_HOOKS)
+async def test_whatever_a_hook_of_an_adapter_does_a_program_gets_right_bytes_or_an_error_of_ours(
+    hook: str, fault: Fail | Answer, at: int | None, autojump_clock: trio.testing.MockClock
+) -> None:
+    backend = MemoryBackend()
+    for coherency in ("always", "immutable"):
+        faults = Faults()
+        faults.arm(hook, copy.copy(fault), at=at)
+        with trio.fail_after(1000):
+            async with open_fscache(coherency=coherency) as fscache:
+                cache = await fscache.add_cache(backend)
+                fscache.add_netfs(Drawer(a=DATA, b=DATA), wrappers=[faults])
+                for url in ("drawer://top/a", "drawer://top/a", "drawer://top/b"):
+                    with suppress(FscacheError):
+                        # An answer of the adapter's own type is believed: a fetch that says it is done, is.
+                        data = await read_all(fscache, url)
+                        assert data == DATA or hook == "fetch"
+                    with suppress(FscacheError):
+                        await fscache.look_up(url)
+                for volume in fscache.volumes:
+                    for call in (volume.status, volume.pin, volume.unpin, volume.invalidate):
+                        with suppress(FscacheError):
+                            await call("a")
+                    with suppress(FscacheError):
+                        await volume.invalidate_below()
+            assert cache.withdrawn
+            assert not cache.objects
+        if hook == "fetch":  # what it did not fetch is in the cache now
+            backend = MemoryBackend()
