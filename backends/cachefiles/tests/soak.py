@@ -3,8 +3,8 @@
     python soak.py [--minutes 30] [--seed 1] [--directory DIRECTORY] [PART ...]
 
 Parts: ``kills`` (processes killed at random), ``crash-points`` (every system call of every scenario: killed,
-torn, EIO, ENOSPC, EMFILE; on every filesystem), ``crash-points-without-tmpfile`` (the same where the filesystem
-has no files without a name), ``power-loss`` (snapshots under load, on ext4, xfs and btrfs),
+torn, EIO, ENOSPC, EMFILE; on every filesystem), ``crash-points-without-tmpfile`` (the same where there are no
+files without a name), ``power-loss`` (snapshots under load, on ext4, xfs and btrfs),
 ``changing-origin`` (8 processes, 4 tasks each, on every filesystem).  Crash points are always all of them;
 the others grow with ``--minutes``.  Prints what each did and found, and the sums; exit status 1 if anything
 was wrong.

@@ -134,18 +134,6 @@ async def test_a_full_filesystem_costs_the_store_and_nothing_else(tmp_path: Path
 
 
 @pytest.mark.root
-async def test_a_full_inode_table_costs_the_store_and_nothing_else(tmp_path: Path) -> None:
-    if (why := why_unavailable("ext4")) is not None:
-        pytest.skip(why)
-    with loop_mount("ext4", 16 << 20, tmp_path, n_inodes=64) as mount:
-        names = [f"file{number}" for number in range(80)]
-        options = {"fstop": 0, "fcull": 1, "frun": 2}
-        await _read_many(mount.path / "cache", names, 5000, **options)
-        assert os.statvfs(mount.path).f_ffree < 5
-        assert await _read_many(mount.path / "cache", names, 5000, **options) < 160
-
-
-@pytest.mark.root
 async def test_a_filesystem_that_turns_read_only_while_in_use_costs_the_store_and_nothing_else(
     tmp_path: Path,
 ) -> None:

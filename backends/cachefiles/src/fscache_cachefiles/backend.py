@@ -604,17 +604,32 @@ class CachefilesBackend:
 
     async def _in_thread(self, function: Callable[[*Ts], T], *args: *Ts) -> T:
         """Run blocking work; what the filesystem says comes out as the contract wants it."""
-        try:
-            return await trio.to_thread.run_sync(self._label.run, function, *args, limiter=self._limiter)
-        except OSError as error:
-            # Whoever keeps the exception, a log for instance, must not keep descriptors open by it.
-            chain: BaseException | None = error
-            while chain is not None:
-                traceback.clear_frames(chain.__traceback__)
-                chain = chain.__cause__ or chain.__context__
-            if isinstance(error, FscacheError):
-                raise
-            raise _translated(error, getattr(function, "__name__", "work")) from error
+        done: list[T] = []
+        failed: list[OSError] = []
+        await trio.to_thread.run_sync(
+            _note_outcome, done, failed, self._label, function, *args, limiter=self._limiter
+        )
+        if not failed:
+            return done.pop()
+        error = failed.pop()
+        # Whoever keeps the exception, a log for instance, must not keep descriptors open by it.
+        chain: BaseException | None = error
+        while chain is not None:
+            traceback.clear_frames(chain.__traceback__)
+            chain = chain.__cause__ or chain.__context__
+        if isinstance(error, FscacheError):
+            raise error
+        raise _translated(error, getattr(function, "__name__", "work")) from error
+
+
+def _note_outcome(
+    done: list[T], failed: list[OSError], label: CreationLabel, function: Callable[[*Ts], T], *args: *Ts
+) -> None:
+    """In a thread, which would keep an error that it raised, and all frames of it, until its next work."""
+    try:
+        done.append(label.run(function, *args))
+    except OSError as error:
+        failed.append(error)
 
 
 def _own(obj: "CacheObject") -> CachefilesObject:
