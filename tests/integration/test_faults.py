@@ -56,7 +56,7 @@ def add_cache(request: pytest.FixtureRequest, tmp_path: Path) -> AddCache:
 
 
 def impatient() -> HttpNetfs:
-    return HttpNetfs(timeout_seconds=0.3, deadline_seconds=1, retries=1, backoff_seconds=0)
+    return HttpNetfs(timeout_seconds=3, deadline_seconds=10, retries=1, backoff_seconds=0)
 
 
 async def cached_of(add_cache: AddCache, url: str, *versions: bytes) -> int:
@@ -191,10 +191,10 @@ async def test_an_origin_that_is_slow_is_waited_for(
 ) -> None:
     origin = fscache_http_origin
     origin.put("a", data := content(MIB))
-    origin.rate, origin.latency_seconds = MIB, 0.1
+    origin.rate, origin.latency_seconds = MIB / 4, 0.1
     async with open_fscache() as fscache:
         await add_cache(fscache)
-        fscache.add_netfs(impatient(), scheme="http")  # the file takes as long as its deadline
+        fscache.add_netfs(HttpNetfs(deadline_seconds=2), scheme="http")  # the file takes twice as long
         async with await fscache.open_file(origin.url("a")) as file:
             assert await file.read(0, MIB) == data
     assert origin.bytes_sent == MIB
