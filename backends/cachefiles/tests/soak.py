@@ -4,10 +4,10 @@
 
 Parts: ``kills`` (processes killed at random), ``crash-points`` (every system call of every scenario: killed,
 torn, EIO, ENOSPC, EMFILE; on every filesystem), ``crash-points-without-tmpfile`` (the same where there are no
-files without a name), ``power-loss`` (snapshots under load, on ext4, xfs and btrfs),
-``changing-origin`` (8 processes, 4 tasks each, on every filesystem).  Crash points are always all of them;
-the others grow with ``--minutes``.  Prints what each did and found, and the sums; exit status 1 if anything
-was wrong.
+files without a name), ``damage`` (every damage to every file, on every filesystem), ``power-loss`` (snapshots
+under load, on ext4, xfs and btrfs), ``changing-origin`` (8 processes, 4 tasks each, on every filesystem).
+Crash points and damage are always all of them; the others grow with ``--minutes``.  Prints what each did and
+found, and the sums; exit status 1 if anything was wrong.
 """
 
 import argparse
@@ -50,6 +50,7 @@ def commands(minutes: float, seed: int) -> dict[str, list[str]]:
     if kinds:
         parts["changing-origin"] += ["--kind", *kinds]
         parts["crash-points"] += ["--kind", *kinds]
+        parts["damage"] = ["damage.py", "--kind", *kinds]
     if disks:
         snapshots = max(2, round(3 * minutes))
         parts["power-loss"] = ["power_loss.py", *disks, "--snapshots", str(snapshots), "--seed", str(seed)]
