@@ -463,6 +463,11 @@ def test_counts_under_unknown_names_are_left_out() -> None:
     assert Stats.of({"cookies_dat": 4, "of a later version": 1}) == Stats(cookies_dat=4)
 
 
+def test_a_count_of_what_is_not_counted_is_an_error() -> None:
+    with pytest.raises(TypeError, match="no such counters: cookies"):
+        Stats(cookies=1)
+
+
 def test_the_histogram_has_a_bucket_per_jiffy_and_leaves_out_empty_ones() -> None:
     histogram = Histogram()
     histogram.note("obj_inst", 0.0)

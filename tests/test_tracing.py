@@ -115,3 +115,22 @@ def test_a_hook_may_be_called_outside_of_trio(lines: pytest.LogCaptureFixture) -
 def test_a_mask_that_is_no_number_is_the_callers_error() -> None:
     with pytest.raises(CallerError, match="verbose"):
         Tracing("verbose")
+
+
+def test_a_hook_that_is_not_async_is_logged_as_the_mask_says(lines: pytest.LogCaptureFixture) -> None:
+    tracing = Tracing(0)
+    traced = tracing.wrap("read_resident", read_resident)
+    assert traced("file", 0, memoryview(b"x")) == 1
+    assert lines.messages == []
+    tracing.debug = Debug.LEAVE
+    assert traced("file", 0, memoryview(b"x")) == 1
+    assert lines.messages == ["<== read_resident('file', 0, <1 bytes>) = 1"]
+
+
+def test_what_a_hook_that_is_not_async_raises_is_logged_and_goes_on(lines: pytest.LogCaptureFixture) -> None:
+    def broken(obj: object) -> None:
+        raise OSError("no such disk")
+
+    with pytest.raises(OSError, match="no such disk"):
+        Tracing(Debug.LEAVE).wrap("update_object", broken)("file")
+    assert lines.messages == ["<== update_object('file') raised OSError: no such disk"]

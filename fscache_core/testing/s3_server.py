@@ -230,7 +230,9 @@ class CephServer(_S3ServerFiles):
 
     def _tell_monitor(self, *command: str) -> None:
         """Run an idempotent ``ceph`` command; again, if it lost the race for the monitor's map."""
-        for attempts_left in reversed(range(20)):
+        attempts_left = 20
+        while True:
+            attempts_left -= 1
             try:
                 self._workspace.run(["ceph", "-c", self._config, *command])
                 return
@@ -252,6 +254,7 @@ class CephServer(_S3ServerFiles):
             try:
                 self._gateway.wait_ready(self._answers, 60, "radosgw")
             except ServerFailedError as error:
+                self.stop()
                 log = self._workspace.directory / "client.rgw.a.log"
                 text = log.read_text(errors="replace")[-2000:] if log.exists() else ""
                 raise ServerFailedError(f"{error}\n{text}") from error

@@ -166,7 +166,11 @@ class OpenSSHServer(_SftpServerFiles):
             return
         config = self._workspace.directory / "sshd_config"
         self._sshd = self._workspace.spawn([SSHD, "-D", "-e", "-f", config], "sshd.log")
-        self._sshd.wait_ready(self._answers, 20, "sshd")
+        try:
+            self._sshd.wait_ready(self._answers, 20, "sshd")
+        except ServerFailedError:
+            self.stop()
+            raise
 
     def _answers(self) -> bool:
         with suppress(OSError), socket.create_connection((self.host, self.port), timeout=5) as connection:

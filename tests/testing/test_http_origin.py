@@ -226,3 +226,26 @@ def test_no_thread_is_left_behind() -> None:
         connection.getresponse().read()
     connection.close()
     assert set(threading.enumerate()) <= before
+
+
+def test_a_range_that_ends_before_it_begins_is_none(origin: CountingOrigin) -> None:
+    answer = _get(origin, Range="bytes=9-5")
+    assert (answer.status, answer.body) == (200, DATA)
+
+
+def test_what_is_not_there_has_no_etag(origin: CountingOrigin) -> None:
+    assert origin.etag("a.bin") == _get(origin).headers["ETag"]
+    with pytest.raises(KeyError, match="missing"):
+        origin.etag("missing")
+
+
+def test_ranges_need_not_be_mentioned(origin: CountingOrigin) -> None:
+    assert _get(origin).headers["Accept-Ranges"] == "bytes"
+    origin.tells_ranges = False
+    answer = _get(origin, Range="bytes=0-9")
+    assert (answer.status, answer.headers["Accept-Ranges"]) == (206, None)
+
+
+def test_a_stall_that_nobody_comes_to_is_an_error() -> None:
+    with pytest.raises(TimeoutError, match="no response came to byte 7"):
+        Stall(7).wait_reached(0.01)

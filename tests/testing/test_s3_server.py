@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
+import os
 import random
+import shutil
+import sys
+import tempfile
 from typing import TYPE_CHECKING
 
 import pytest
 
 from fscache_core.testing.s3_client import S3Client, S3StatusError
-from fscache_core.testing.s3_server import CephServer, MotoServer, S3Server, ceph_missing, moto_missing
+from fscache_core.testing.s3_server import (
+    CephServer,
+    MotoServer,
+    S3Server,
+    ceph_missing,
+    moto_missing,
+    s3_server,
+)
 from fscache_core.testing.tree import make_tree
+from fscache_core.testing.workspace import ServerFailedError, ServerNotInstalledError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -116,3 +128,74 @@ def test_obstore_reads_what_was_put(server: S3Server) -> None:
         client_options={"allow_http": True},
     )
     assert bytes(store.get_range("a/b c", start=2, end=5)) == b"234"
+
+
+def test_an_upload_on_a_kept_connection_survives_a_restart_of_the_server(
+    server: S3Server, tmp_path: Path
+) -> None:
+    server.create_bucket("kept")
+    (tmp_path / "file").write_bytes(b"0123456789" * 100_000)
+    client = S3Client(server.host, server.port, server.access_key, server.secret_key, server.region)
+    try:
+        client.put("kept", "key", b"before")
+        server.stop()
+        server.start()
+        client.put("kept", "key", tmp_path / "file")
+    finally:
+        client.close()
+    assert server.get("kept", "key") == b"0123456789" * 100_000
+
+
+def test_started_and_stopped_twice_is_as_good_as_once(server: S3Server) -> None:
+    server.create_bucket("twice")
+    server.put("twice", "key", b"x")
+    for _ in range(2):
+        server.stop()
+        with pytest.raises(ConnectionRefusedError):
+            server.get("twice", "key")
+    for _ in range(2):
+        server.start()
+        assert server.get("twice", "key") == b"x"
+
+
+def test_what_is_not_installed_is_named_and_the_other_server_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    if (why := moto_missing()) is not None:
+        pytest.skip(why)
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(ServerNotInstalledError, match=r"no ceph, ceph-mon, .*apt-get install"):
+        CephServer()
+    with s3_server() as server:
+        assert server.name == "moto"
+    monkeypatch.setitem(sys.modules, "werkzeug", None)
+    with pytest.raises(ServerNotInstalledError, match=r"no werkzeug \(pip install 'moto\[s3,server\]'\)"):
+        MotoServer()
+    with pytest.raises(ServerNotInstalledError, match=r"no ceph, .*; no werkzeug"):
+        s3_server()
+
+
+def _install(directory: Path, program: str, text: str) -> None:
+    (directory / program).write_text(f"#!/bin/sh\n{text}\n")
+    (directory / program).chmod(0o755)
+
+
+@pytest.mark.parametrize(
+    ("program", "text", "says"),
+    [
+        ("ceph", "echo no such command >&2; exit 22", r"ended with 22:.*no such command"),
+        ("radosgw", "echo no such realm; exit 3", r"radosgw ended with 3:.*no such realm"),
+        ("ceph-osd", 'case "$*" in *--mkfs*) ;; *) echo no such disk; exit 1 ;; esac', r"no such disk"),
+    ],
+)
+def test_a_program_of_ceph_that_fails_is_told_in_its_own_words_and_nothing_is_left(
+    program: str, text: str, says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if (why := ceph_missing()) is not None:
+        pytest.skip(why)
+    _install(tmp_path, program, text)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    assert shutil.which(program) == str(tmp_path / program)
+    with tempfile.TemporaryDirectory() as work:  # not below tmp_path: Ceph's sockets want a short path
+        monkeypatch.setattr(tempfile, "tempdir", work)
+        with pytest.raises(ServerFailedError, match=f"(?s){says}"):
+            CephServer()
+        assert os.listdir(work) == []

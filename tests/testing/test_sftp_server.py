@@ -5,12 +5,17 @@ from __future__ import annotations
 import hashlib
 import random
 import shutil
+import socket
 import subprocess
+import sys
+import tempfile
+import threading
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import pytest
 
+from fscache_core.testing import sftp_server as module
 from fscache_core.testing.sftp_server import (
     AsyncsshServer,
     OpenSSHServer,
@@ -19,6 +24,7 @@ from fscache_core.testing.sftp_server import (
     openssh_missing,
     sftp_server,
 )
+from fscache_core.testing.workspace import LOOPBACK, ServerFailedError, ServerNotInstalledError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -129,3 +135,64 @@ def test_a_directory_of_the_caller_is_served_and_left_alone(tmp_path: Path) -> N
         assert _get(server, server.root / "file", tmp_path / "got").returncode == 0
     assert (tmp_path / "root/file").read_bytes() == b"abc"
     assert not keys.exists()
+
+
+def test_started_stopped_and_closed_twice_is_as_good_as_once(server: SftpServer, tmp_path: Path) -> None:
+    (server.root / "file").write_bytes(b"abc")
+    server.start()
+    assert _get(server, server.root / "file", tmp_path / "got").returncode == 0
+    for _ in range(2):
+        server.stop()
+        assert "refused" in _get(server, server.root / "file", tmp_path / "got").stderr
+        assert server.kill_connections() == 0
+    keys = server.client_key.parent
+    for _ in range(2):
+        server.close()
+        assert not keys.exists()
+
+
+def test_a_port_that_another_program_has_is_an_error_until_it_is_free(tmp_path: Path) -> None:
+    if (why := openssh_missing()) is not None:
+        pytest.skip(why)
+    with OpenSSHServer() as server:
+        (server.root / "file").write_bytes(b"abc")
+        server.stop()
+        with socket.socket() as other:
+            other.bind((server.host, server.port))
+            with pytest.raises(ServerFailedError, match=r"(?s)sshd ended with 255.*Address already in use"):
+                server.start()
+        server.start()
+        assert _get(server, server.root / "file", tmp_path / "got").returncode == 0
+
+
+@pytest.mark.parametrize("kind", [OpenSSHServer, AsyncsshServer])
+def test_a_server_that_cannot_start_leaves_nothing(
+    kind: type[OpenSSHServer | AsyncsshServer], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if (why := openssh_missing() if kind is OpenSSHServer else asyncssh_missing()) is not None:
+        pytest.skip(why)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    n_threads = threading.active_count()
+    with socket.socket() as other:
+        other.bind((LOOPBACK, 0))
+        monkeypatch.setattr(module, "free_port", lambda: other.getsockname()[1])
+        with pytest.raises((ServerFailedError, OSError), match="ddress already in use"):
+            kind()
+    assert list(tmp_path.iterdir()) == []
+    assert threading.active_count() == n_threads
+
+
+def test_what_is_not_installed_is_named_and_the_other_server_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    if (why := asyncssh_missing()) is not None:
+        pytest.skip(why)
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(ServerNotInstalledError, match=r"no ssh-keygen .*openssh-client|no /.*openssh-server"):
+        OpenSSHServer()
+    with sftp_server() as server:
+        assert server.name == "asyncssh"
+    monkeypatch.setattr(module, "SSHD", "/missing/sshd")
+    monkeypatch.setitem(sys.modules, "asyncssh", None)
+    with pytest.raises(ServerNotInstalledError, match=r"no asyncssh .*pip install asyncssh"):
+        AsyncsshServer()
+    with pytest.raises(ServerNotInstalledError, match=r"no /missing/sshd .*openssh-server.*; no asyncssh"):
+        sftp_server()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -103,3 +104,36 @@ def test_free_ports_are_free_and_out_of_the_way_of_outgoing_connections() -> Non
     with open("/proc/sys/net/ipv4/ip_local_port_range") as file:
         first, last = map(int, file.read().split())
     assert port < first or port > last or first <= 17000
+
+
+def test_a_process_that_is_not_ready_in_time_is_reported_and_goes_on() -> None:
+    workspace = Workspace("test")
+    try:
+        process = workspace.spawn([sys.executable, "-c", FOREVER], "log")
+        with pytest.raises(ServerFailedError, match=r"the server not ready after 0\.01 s"):
+            process.wait_ready(lambda: False, 0.01, "the server")
+        assert process.alive
+    finally:
+        workspace.close()
+
+
+def test_a_command_that_takes_too_long_is_ended_and_reported() -> None:
+    workspace = Workspace("test")
+    try:
+        before = set(descendants(os.getpid()))
+        with pytest.raises(ServerFailedError, match=r"took more than 0\.1 s"):
+            workspace.run([sys.executable, "-c", FOREVER], timeout_seconds=0.1)
+        assert set(descendants(os.getpid())) <= before
+    finally:
+        workspace.close()
+
+
+def test_stopping_and_closing_twice_is_as_good_as_once() -> None:
+    workspace = Workspace("test")
+    process = workspace.spawn([sys.executable, "-c", FOREVER], "log")
+    for _ in range(2):
+        process.stop()
+        assert not process.alive
+    for _ in range(2):
+        workspace.close()
+        assert not workspace.directory.exists()
