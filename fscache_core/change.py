@@ -5,26 +5,30 @@ Other processes see it as their coherency lets them.  Files that are open keep t
 
 What is put whole is stored as well, so that reading it back costs no fetch.  After a change in place nothing
 is kept of the file: somebody else may have written beside us, and only the origin knows what came of it.
-When a change fails or is cancelled half-way, the origin is asked again before anything cached of the file is
-used.
+When a change fails or is cancelled half-way, this process asks the origin again before it uses anything
+cached of the file.
+
+What is known here of a file is its path.  If it has others (links), it is under those as if another process
+had changed it.
 """
 
 from __future__ import annotations
 
 import time
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager
+from inspect import isasyncgen
 from typing import TYPE_CHECKING
 from weakref import WeakValueDictionary
 
 import trio
 
-from fscache_core.errors import CallerError, OfflineError, UnsupportedError
+from fscache_core.errors import CallerError, FscacheError, OfflineError, UnsupportedError
 from fscache_core.folio import PAGE_SHIFT, Folio
 from fscache_core.outcome import ReadOutcome
 from fscache_core.page import alloc_page, write_page_nowait
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterable, AsyncIterator
+    from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator
 
     from fscache_core.file import File
     from fscache_core.hookspecs import FileAttributes
@@ -64,11 +68,17 @@ class Changes:
     ) -> FileAttributes:
         """Create or replace a whole file; see `FsCache.put_file`."""
         volume, stream = self._volume, _Stream(source)
-        known = None if replaces is None else replaces.inode.netfs_data
+        known = None if replaces is None else self._version(path, replaces)
         async with self._changing(path):
-            new = await volume.netfs.call(
-                "put_file", volume.netfs.put_file, volume.data, path, stream.pieces(), known
-            )
+            try:
+                async with aclosing(stream.pieces()) as pieces:
+                    new = await volume.netfs.call(
+                        "put_file", volume.netfs.put_file, volume.data, path, pieces, known
+                    )
+            except FscacheError:
+                if stream.error is not None:
+                    raise stream.error from None  # the caller's own, which the netfs cannot help
+                raise
             return await self._adopt(path, new, stream.content)
 
     async def write(self, path: str, offset: int, data: Bytes, *, replaces: File | None) -> FileAttributes:
@@ -98,9 +108,11 @@ class Changes:
             for name in (path, new_path):
                 volume.changed(name)
                 await volume.invalidate(name)
-                # A backend may have no list of what it has.  Then coherency sees to what was below.
-                with suppress(UnsupportedError):
-                    await volume.invalidate_below(name.rstrip("/") + "/")
+                # A backend may have no list of what it has.
+                try:
+                    await volume.invalidate_below(_below(name))
+                except UnsupportedError:
+                    volume.distrust_below(_below(name))
 
     async def unlink(self, path: str) -> None:
         """Remove a file or symbolic link, and what is cached of it."""
@@ -108,6 +120,7 @@ class Changes:
         async with self._changing(path):
             await volume.netfs.call("unlink", volume.netfs.unlink, volume.data, path)
             volume.changed(path)
+            volume.changed_below(_below(path))  # it may have been a link to a directory
             await volume.invalidate(path)
 
     async def mkdir(self, path: str, mode: int) -> None:
@@ -130,6 +143,7 @@ class Changes:
         async with self._changing(path):
             await volume.netfs.call("symlink", volume.netfs.symlink, volume.data, target, path)
             volume.changed(path)
+            volume.distrust_below(_below(path))  # of which there may have been another link of that name
 
     async def chmod(self, path: str, mode: int) -> None:
         """Set permission bits."""
@@ -174,9 +188,14 @@ class Changes:
     async def _known(self, path: str, replaces: File | None) -> object:
         """The version that is to be changed: that of an open file, or the present one."""
         if replaces is not None:
-            return replaces.inode.netfs_data
+            return self._version(path, replaces)
         netfs = self._volume.netfs
         return await netfs.call("look_up", netfs.look_up, self._volume.data, path)
+
+    def _version(self, path: str, replaces: File) -> object:
+        if replaces.volume is not self._volume or replaces.inode.path != path:
+            raise CallerError(f"{self._volume.named(path)} cannot replace another file, {replaces.inode}")
+        return replaces.inode.netfs_data
 
     async def _adopt(self, path: str, netfs_data: object, content: Bytes | None) -> FileAttributes:
         """Make what the origin has now the version to open, and store its content if that is known."""
@@ -195,13 +214,14 @@ class Changes:
 class _Stream:
     """A source in pieces, which remembers what it gave as long as that is not too much."""
 
-    __slots__ = ("_source", "content")
+    __slots__ = ("_source", "content", "error")
 
     def __init__(self, source: Bytes | AsyncIterable[bytes]) -> None:
         self._source = source
         self.content: Bytes | None = None  #: all of it, once the origin has taken it
+        self.error: Exception | None = None  #: what the source raised
 
-    async def pieces(self) -> AsyncIterator[bytes]:
+    async def pieces(self) -> AsyncGenerator[bytes, None]:
         if isinstance(self._source, bytes | bytearray | memoryview):
             content = bytes(self._source)  # nobody changes it now
             for at in range(0, len(content), PIECE_SIZE):
@@ -209,13 +229,27 @@ class _Stream:
             self.content = content
             return
         remembered: bytearray | None = bytearray()
-        async for piece in self._source:
-            if remembered is not None:
-                remembered += piece
-                if len(remembered) > REMEMBERED_SIZE:
-                    remembered = None
-            yield piece
+        try:
+            async for given in self._source:
+                # What is no bytes object may change while the netfs has it: `File.stream` gives such.
+                piece = given if isinstance(given, bytes) else bytes(memoryview(given))
+                if remembered is not None:
+                    remembered += piece
+                    if len(remembered) > REMEMBERED_SIZE:
+                        remembered = None
+                yield piece
+        except Exception as error:
+            self.error = error
+            raise
+        finally:
+            if isasyncgen(self._source):
+                await self._source.aclose()  # here and not when it is found to be garbage
         self.content = remembered
+
+
+def _below(path: str) -> str:
+    """What the paths of everything below a directory begin with."""
+    return path.rstrip("/") + "/"
 
 
 async def _store(inode: Inode, content: Bytes) -> None:

@@ -50,6 +50,16 @@ def _by_key(kind: int) -> CookieDefinition:
     return CookieDefinition("by key", kind, get_key=lambda key: key, get_aux=lambda _: None)  # type: ignore[arg-type,return-value]
 
 
+class _Question:
+    """A look-up under way, and whether we changed what it asks for: then the answer may be older."""
+
+    __slots__ = ("outdated", "path")
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self.outdated = False
+
+
 @dataclass(frozen=True, slots=True)
 class FileStatus:
     """What a cache has of a file."""
@@ -99,6 +109,8 @@ class Volume:
         domain.n_volumes += 1
         self._inodes = InodeCache(lambda: domain.limits.warm_inodes // max(1, domain.n_volumes))
         self._outdated: set[str] = set()  # paths of which a fetch met another version at the origin
+        self._distrusted: set[str] = set()  # the same for all paths that begin so, up to a slash
+        self._questions: set[_Question] = set()  # to the origin, under way
         self.closed = False
         self._busy: set[trio.CancelScope] = set()  # what uses the adapter, or the volume's cookie
         self._rested = trio.lowlevel.ParkingLot()  # woken when something of that ends
@@ -238,9 +250,7 @@ class Volume:
         Raises:
           UnsupportedError: the backend cannot tell what it has.
         """
-        self._absent.clear()
-        for inode in self._inodes.below(prefix):
-            inode.become_stale()
+        self.changed_below(prefix)
         # Of a name with one letter more: an adapter may drop a slash at the end, and /d is no prefix for /d/.
         longer = self.netfs.get_key(self.netfs.name_file(self.data, f"{prefix}x")) if prefix else b"x"
         begins = longer[:-1]
@@ -309,7 +319,7 @@ class Volume:
                 raise OfflineError(f"{self.named(path)}: offline, and it is not cached")
             return inode
         # What the origin was found to have replaced is not adopted again, however long its ttl.
-        adopts = coherency.mode is not CoherencyMode.ALWAYS and path not in self._outdated
+        adopts = coherency.mode is not CoherencyMode.ALWAYS and not self._is_outdated(path)
         try:
             adopted = await self._adopt(path) if adopts else None
         except PluginError as error:  # what is cached cannot be found; the origin has it all the same
@@ -390,11 +400,32 @@ class Volume:
     def changed(self, path: str) -> None:
         """Let the next open of a path ask the origin: it was changed there, or may have been."""
         self._absent.pop(path, None)
+        for question in self._questions:
+            question.outdated |= question.path == path
         inode = self._inodes.newest(path)
         if inode is not None:
             inode.become_stale()
         else:
             self._outdated.add(path)
+
+    def changed_below(self, prefix: str) -> None:
+        """`changed` for every path in use that begins with ``prefix``."""
+        self._absent.clear()
+        for question in self._questions:
+            question.outdated |= question.path.startswith(prefix)
+        for inode in self._inodes.below(prefix):
+            inode.become_stale()
+
+    def distrust_below(self, prefix: str) -> None:
+        """`changed` for every path that begins with ``prefix``, which ends with a slash, cached or in use."""
+        self._distrusted.add(prefix)
+        self.changed_below(prefix)
+
+    def _is_outdated(self, path: str) -> bool:
+        if path in self._outdated:
+            return True
+        ends = (at + 1 for at, letter in enumerate(path) if letter == "/") if self._distrusted else ()
+        return any(path[:end] in self._distrusted for end in ends)
 
     def check_open(self) -> None:
         """Raise `CallerError` after `close`."""
@@ -455,25 +486,36 @@ class Volume:
     # -- inside --------------------------------------------------------------------------
 
     async def _ask(self, path: str) -> object:
-        """Ask the origin, minding its recent "no such file"."""
+        """Ask the origin, minding its recent "no such file"; once more if we change the file meanwhile."""
         self.check_open()
         until = self._absent.get(path)
         if until is not None:
             if trio.current_time() < until:
                 raise OriginNotFoundError(f"{self.named(path)}: no such file (as of a short while ago)")
             del self._absent[path]
-        self.stats.origin_checks += 1
-        try:
-            with self.under_way():
-                return await self.netfs.call("look_up", self.netfs.look_up, self.data, path)
-            raise self.closed_error()
-        except OriginNotFoundError:
-            if self.coherency.negative_ttl_seconds:
-                self._absent.pop(path, None)
-                self._absent[path] = trio.current_time() + self.coherency.negative_ttl_seconds
-                if len(self._absent) > MAX_NAMES:
-                    del self._absent[next(iter(self._absent))]  # the oldest
-            raise
+        while True:
+            self.check_open()
+            question = _Question(path)
+            self._questions.add(question)
+            self.stats.origin_checks += 1
+            try:
+                with self.under_way():
+                    answer = await self.netfs.call("look_up", self.netfs.look_up, self.data, path)
+                    if question.outdated:
+                        continue
+                    return answer
+                raise self.closed_error()
+            except OriginNotFoundError:
+                if question.outdated:
+                    continue
+                if self.coherency.negative_ttl_seconds:
+                    self._absent.pop(path, None)
+                    self._absent[path] = trio.current_time() + self.coherency.negative_ttl_seconds
+                    if len(self._absent) > MAX_NAMES:
+                        del self._absent[next(iter(self._absent))]  # the oldest
+                raise
+            finally:
+                self._questions.remove(question)
 
     def open_version(self, path: str, netfs_data: object, checked_at: float) -> Inode:
         """The inode for what the origin just described: the one in use if it is that version."""

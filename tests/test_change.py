@@ -6,7 +6,8 @@ import errno
 import os
 import random
 import stat
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, ParamSpec, TypeVar, cast
 
 import pytest
 import trio
@@ -14,6 +15,7 @@ import trio
 from fscache_core import (
     CallerError,
     Coherency,
+    Limits,
     OfflineError,
     OriginError,
     OriginNotFoundError,
@@ -26,11 +28,14 @@ from fscache_core.testing.faulty import Fail, Faults, Hang
 from fscache_memory import MemoryBackend
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
     from pathlib import Path
 
     from fscache_core import FsCache
     from fscache_core.testing.http_origin import CountingOrigin
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 MIB = 1 << 20
 DATA = random.Random(3).randbytes(3 * MIB + 77)
@@ -261,6 +266,199 @@ async def test_what_cannot_be_changed_says_so(
         with pytest.raises(OriginNotFoundError):
             await fscache.write(url + "-nothere", 0, b"x")
     assert (tmp_path / "a").read_bytes() == b"one"
+
+
+class LateAnswer:
+    """A wrapper: the next ``look_up`` after `arm` is answered when `go` is set, with what was true before."""
+
+    def __init__(self) -> None:
+        self.armed = False
+        self.asked, self.go = trio.Event(), trio.Event()
+
+    def wrap(self, hook: str, proceed: Callable[P, R]) -> Callable[P, R]:
+        if hook != "look_up":
+            return proceed
+        look_up = cast("Callable[..., Awaitable[object]]", proceed)
+
+        async def late(*args: object) -> object:
+            armed, self.armed = self.armed, False
+            try:
+                return await look_up(*args)
+            finally:
+                if armed:
+                    self.asked.set()
+                    await self.go.wait()
+
+        return cast("Callable[P, R]", late)
+
+
+@pytest.mark.parametrize("coherency", ["always", "ttl=600", "immutable"])
+async def test_an_answer_from_before_a_change_is_not_believed_after_it(
+    tmp_path: Path, url: str, coherency: str
+) -> None:
+    late = LateAnswer()
+    (tmp_path / "a").write_bytes(b"old")
+    aged(tmp_path / "a")
+    async with open_fscache(coherency=coherency) as fscache:
+        await fscache.add_cache("cachefiles", dir=str(tmp_path / "cache"))
+        fscache.add_netfs("file", wrappers=[late])
+        late.armed = True
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(read_all, fscache, url)
+            await late.asked.wait()
+            await fscache.put_file(url, b"new!")
+            late.go.set()
+        assert await read_all(fscache, url) == b"new!"
+
+
+async def test_a_name_that_was_missing_before_a_change_is_not_missing_after_it(
+    tmp_path: Path, url: str
+) -> None:
+    late = LateAnswer()
+    async with open_fscache(coherency=Coherency(negative_ttl_seconds=3600)) as fscache:
+        fscache.add_netfs("file", wrappers=[late])
+        await fscache.mkdir(url + "-d")
+        for change, name in (
+            (partial(fscache.put_file, url, b"now"), url),
+            (partial(fscache.rename, url, url + "-d/b"), url + "-d/b"),
+            (partial(fscache.rename, url + "-d", url + "-e"), url + "-e/b"),
+            (partial(fscache.symlink, "a-e", url + "-link"), url + "-link/b"),
+        ):
+            late.armed, late.asked, late.go = True, trio.Event(), trio.Event()
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(read_all, fscache, name)
+                await late.asked.wait()
+                await change()
+                late.go.set()
+            assert await read_all(fscache, name) == b"now"
+
+
+async def test_an_open_file_does_not_stand_for_another(tmp_path: Path, url: str) -> None:
+    (tmp_path / "a").write_bytes(b"aaaa")
+    (tmp_path / "b").write_bytes(b"bbbb")
+    aged(tmp_path / "a")
+    other = f"file://{tmp_path}/b"
+    async with open_fscache() as fscache, await fscache.open_file(url) as file:
+        for change in (
+            partial(fscache.write, other, 0, b"X", replaces=file),
+            partial(fscache.truncate, other, 0, replaces=file),
+            partial(fscache.put_file, other, b"X", replaces=file),
+            partial(fscache.put_file, f"localdir://{tmp_path}/a", b"X", replaces=file),
+        ):
+            with pytest.raises(CallerError, match="another file"):
+                await change()
+    assert (tmp_path / "a").read_bytes() == b"aaaa"
+    assert (tmp_path / "b").read_bytes() == b"bbbb"
+
+
+@pytest.mark.parametrize("n_pieces", [0, 1, 3])
+async def test_what_a_source_raises_comes_out_as_it_is(tmp_path: Path, url: str, n_pieces: int) -> None:
+    (tmp_path / "a").write_bytes(b"old")
+
+    async def source() -> AsyncIterator[bytes]:
+        for _ in range(n_pieces):
+            yield bytes(MIB)
+        raise ZeroDivisionError
+
+    async with open_fscache(coherency="immutable") as fscache:
+        await fscache.add_cache(MemoryBackend())
+        with pytest.raises(ZeroDivisionError):
+            await fscache.put_file(url, source())
+        assert await read_all(fscache, url) == b"old"
+    assert os.listdir(tmp_path) == ["a"]
+
+
+async def test_a_source_that_was_not_read_to_its_end_is_closed(tmp_path: Path, url: str) -> None:
+    ended = False
+
+    async def source() -> AsyncIterator[bytes]:
+        nonlocal ended
+        try:
+            while True:
+                yield bytes(MIB)
+        finally:
+            await trio.lowlevel.checkpoint()
+            ended = True
+
+    class Full:
+        def wrap(self, hook: str, proceed: Callable[P, R]) -> Callable[P, R]:
+            async def put_file(
+                volume: object, path: str, source: AsyncIterator[bytes], known: object
+            ) -> None:
+                async for _ in source:
+                    raise OriginError("no space left")
+
+            return proceed if hook != "put_file" else cast("Callable[P, R]", put_file)
+
+    async with open_fscache() as fscache:
+        fscache.add_netfs("file", wrappers=[Full()])
+        with pytest.raises(OriginError, match="no space left"):
+            await fscache.put_file(url, source())
+        assert ended
+
+
+async def test_an_open_file_can_be_the_source_whatever_the_netfs_does_with_the_pieces(
+    tmp_path: Path, url: str
+) -> None:
+    class Keeping:
+        """As an adapter that gathers parts."""
+
+        def wrap(self, hook: str, proceed: Callable[P, R]) -> Callable[P, R]:
+            put_file = cast("Callable[..., Awaitable[object]]", proceed)
+
+            async def keeping(
+                volume: object, path: str, source: AsyncIterator[bytes], known: object
+            ) -> object:
+                pieces = [piece async for piece in source]
+
+                async def again() -> AsyncIterator[bytes]:
+                    for piece in pieces:
+                        yield piece
+
+                return await put_file(volume, path, again(), known)
+
+            return proceed if hook != "put_file" else cast("Callable[P, R]", keeping)
+
+    (tmp_path / "a").write_bytes(DATA)
+    async with open_fscache(coherency="immutable") as fscache:
+        await fscache.add_cache("cachefiles", dir=str(tmp_path / "cache"))
+        fscache.add_netfs("file", wrappers=[Keeping()])
+        async with await fscache.open_file(url) as file:
+            await fscache.put_file(url, file.stream(100), replaces=file)  # type: ignore[arg-type]
+            assert await file.read(0, file.size) == DATA
+        assert await read_all(fscache, url) == DATA[100:]
+    assert (tmp_path / "a").read_bytes() == DATA[100:]
+
+
+@pytest.mark.parametrize("warm_inodes", [0, 100])
+async def test_nothing_below_a_directory_that_was_renamed_is_believed_of_a_backend_without_lists(
+    tmp_path: Path, warm_inodes: int
+) -> None:
+    base, faults = f"file://{tmp_path}", Faults()
+    for name in ("d", "e"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "x").write_text(name)
+    async with open_fscache(coherency="immutable", limits=Limits(warm_inodes=warm_inodes)) as fscache:
+        await fscache.add_cache(MemoryBackend(), wrappers=[faults])
+        faults.arm("child_keys", Fail(UnsupportedError("no lists")))
+        assert await read_all(fscache, f"{base}/d/x") == b"d"
+        await fscache.rename(f"{base}/d", f"{base}/f")
+        await fscache.rename(f"{base}/e", f"{base}/d")
+        assert await read_all(fscache, f"{base}/d/x") == b"e"
+
+
+@pytest.mark.parametrize("warm_inodes", [0, 100])
+async def test_a_link_to_another_directory_leads_to_its_files(tmp_path: Path, warm_inodes: int) -> None:
+    base = f"file://{tmp_path}"
+    for name in ("d", "e"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "x").write_text(name)
+    async with open_fscache(coherency="immutable", limits=Limits(warm_inodes=warm_inodes)) as fscache:
+        await fscache.add_cache(MemoryBackend())
+        for name in ("d", "e"):
+            await fscache.symlink(name, f"{base}/link")
+            assert await read_all(fscache, f"{base}/link/x") == name.encode()
+            await fscache.unlink(f"{base}/link")
 
 
 def test_the_same_for_code_that_is_not_async(tmp_path: Path, url: str) -> None:
