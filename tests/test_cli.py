@@ -554,6 +554,24 @@ def test_cp_wants_r_for_a_directory(shell: Shell, tmp_path: Path) -> None:
     assert not (tmp_path / "copy").exists()
 
 
+def test_cp_does_not_replace_a_directory(shell: Shell, origin: CountingOrigin, tmp_path: Path) -> None:
+    (tmp_path / "target/a.bin").mkdir(parents=True)
+    complaint = shell.complaint(ExitStatus.OUTPUT, "cp", *MEMORY, origin.url("a.bin"), tmp_path / "target")
+    assert complaint == f"{tmp_path}/target/a.bin: Is a directory"
+    assert [path.name for path in (tmp_path / "target").iterdir()] == ["a.bin"]
+
+
+def test_cp_into_a_directory_wants_a_name(shell: Shell, tmp_path: Path) -> None:
+    complaint = shell.complaint(ExitStatus.USAGE, "cp", *MEMORY, "file:///", tmp_path)
+    assert complaint.startswith("file:/// has no name of its own")
+
+
+def test_cp_of_a_name_that_no_file_has_is_one_line(shell: Shell, tmp_path: Path) -> None:
+    complaint = shell.complaint(ExitStatus.USAGE, "cp", *MEMORY, "file:///tmp/a%00b", tmp_path / "copy")
+    assert complaint.endswith("a file name cannot hold a NUL")
+    assert not (tmp_path / "copy").exists()
+
+
 def test_cp_of_several_files_wants_a_directory(shell: Shell, origin: CountingOrigin, tmp_path: Path) -> None:
     url = origin.url("a.bin")
     assert "not a directory" in shell.complaint(ExitStatus.USAGE, "cp", *MEMORY, url, url, tmp_path / "x")
@@ -695,6 +713,12 @@ def test_stat_shows_when_the_origin_was_asked_if_that_matters(
     assert before <= found["cached"]["checked_at"] <= time.time()
     assert found["coherency"] == "ttl=3600"
     assert re.search(r"^checked    20\d\d-", shell.output("stat", *ttl).decode(), re.MULTILINE)
+
+
+def test_stat_shows_that_stale_files_may_be_served(shell: Shell, origin: CountingOrigin) -> None:
+    stat = ("stat", *MEMORY, "--stale-if-error", origin.url("a.bin"))
+    assert re.search(r"^coherency +always, stale-if-error$", shell.output(*stat).decode(), re.MULTILINE)
+    assert json.loads(shell.output(*stat, "--json"))["coherency"] == "always, stale-if-error"
 
 
 def test_stat_shows_evidence_that_proves_little(
@@ -1173,6 +1197,21 @@ def test_a_misspelt_volume_of_the_configuration_does_not_go_unnoticed(
     assert volume.partition(":")[0] in complaint
 
 
+def test_a_volume_of_the_configuration_matters_only_where_it_is_used(
+    shell: Shell, origin: CountingOrigin, tmp_path: Path
+) -> None:
+    file, local = tmp_path / "c.toml", tmp_path / "local"
+    local.write_bytes(b"local")
+    volume = origin.url("").rstrip("/")
+    file.write_text(f'[volume."{volume}"]\ncoherency = "ttl=77"\n')
+
+    def coherency(url: str) -> str:
+        return str(json.loads(shell.output("stat", "--json", "--config", file, url))["coherency"])
+
+    assert coherency(origin.url("a.bin")) == "ttl=77"
+    assert coherency(local.as_uri()) == "always"
+
+
 def test_an_adapter_gets_its_options_from_the_command_line(shell: Shell, origin: CountingOrigin) -> None:
     complaint = shell.complaint(
         ExitStatus.USAGE, "cat", *MEMORY, "--netfs", "http:nonsense=1", origin.url("a.bin")
@@ -1564,6 +1603,12 @@ def test_a_filesystem_without_user_xattrs_is_a_status_of_its_own(
 )
 def test_a_malformed_command_line_is_one_line(shell: Shell, arguments: tuple[str, ...]) -> None:
     shell.complaint(ExitStatus.USAGE, *arguments)
+
+
+def test_without_a_command_there_is_the_help_as_a_complaint(shell: Shell) -> None:
+    done = shell.run()
+    assert (done.returncode, done.stdout) == (ExitStatus.USAGE, b"")
+    assert done.stderr.startswith(b"Usage: fscache ")
 
 
 def command_called(name: str) -> click.Command:

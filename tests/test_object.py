@@ -22,6 +22,7 @@ from fscache_core.state_machine import StateMachine
 from fscache_core.testing.cache_session import OriginFile, Session, content, open_session, origin_file
 from fscache_core.testing.faulty import Answer, Delay, Fail, Faults, Hang, Run
 from fscache_memory import MemoryBackend
+from fscache_memory.backend import MemoryObject
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
@@ -728,3 +729,35 @@ async def test_a_backend_that_fails_to_complete_a_lookup_loses_the_object(
         other = await session.file(b"other", size=SIZE)
         await session.check(other, await session.fill(other))
     assert "backend Completing: lookup_complete raised ZeroDivisionError: a bug" in caplog.text
+
+
+async def test_a_backend_that_tells_twice_what_it_obtained_has_it_counted_once() -> None:
+    class Twice(MemoryBackend):
+        @cache_hook
+        async def lookup_object(self, obj: CacheObject) -> LookupOutcome:
+            assert isinstance(obj, MemoryObject)
+            outcome = await super().lookup_object(obj)
+            if outcome is LookupOutcome.CREATED:
+                obj.obtained_object()
+            return outcome
+
+    counts = []
+    for backend in (MemoryBackend(), Twice()):
+        async with open_session(backend) as session:
+            cookie = await session.file(size=SIZE)
+            await session.check(cookie, await session.fill(cookie))
+            stats = session.domain.stats
+            counts.append((stats.lookups_neg, stats.lookups_pos, stats.lookups_crt))
+    assert counts[0] == counts[1]
+
+
+async def test_what_a_backend_ended_and_then_had_no_room_for_is_ended_once(bench: Bench) -> None:
+    cookie = await bench.file()
+    obj = cookie.objects[0]
+    bench.faults.arm("update_object", Run(lambda: obj.mark_killed(KillReason.WAS_CULLED)))
+    bench.faults.arm("update_object", Fail(NoSpaceError("full")))
+    origin_file(cookie.netfs_data).aux = b"v2"
+    cookie.update()
+    await obj.wait_dead()
+    stats = bench.session.domain.stats
+    assert (stats.cacheev_cul, stats.cacheev_nsp) == (1, 0)

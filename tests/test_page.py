@@ -598,9 +598,9 @@ async def test_uncaching_unmarks_and_tells_a_backend_that_wants_to_know() -> Non
         await page.uncache_page(cookie, 0, 2)
         assert told == [(0, 2)]
         assert list(cookie.marks) == [(2, N_PAGES - 2)]
-        await session.check(cookie, data)
-        await page.readpages_cancel(cookie, [scratch(4, 1), scratch(6, 2)])
+        await page.readpages_cancel(cookie, [scratch(0, 2), scratch(4, 1), scratch(6, 2)])
         assert told == [(0, 2), (4, 1), (6, 2)]
+        await session.check(cookie, data)
         await page.uncache_all_inode_pages(cookie)
         assert not cookie.marks
         await session.read(cookie, 9, 1)
@@ -733,6 +733,22 @@ async def test_a_fill_lock_that_is_never_free_does_not_keep_anybody_from_fetchin
         assert await page.lock_pages(cookie, 2, 5, yes) is None
         assert trio.current_time() - started <= session.domain.limits.hook_seconds + 1
     assert "locked elsewhere" in caplog.text
+
+
+async def test_a_fill_lock_of_a_dying_object_or_a_broken_cache_is_not_asked_for() -> None:
+    backend = Locking(0)
+    async with open_session(backend) as session:
+        cookie = await session.file(size=SIZE)
+        obj = session.object(cookie)
+        obj.live = False
+        assert await page.lock_pages(cookie, 2, 5, yes) is None
+        obj.live = True
+        session.cache.broken = True
+        assert await page.lock_pages(cookie, 2, 5, yes) is None
+        session.cache.broken = False
+        assert backend.held == []
+        assert await page.lock_pages(cookie, 2, 5, yes) is obj
+        page.unlock_pages(obj, 2, 5)
 
 
 @pytest.mark.parametrize("hook_seconds", [0.01, 1.0, 60.0])

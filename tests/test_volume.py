@@ -261,6 +261,16 @@ async def test_a_version_found_to_be_gone_is_not_adopted_again(
         assert await read_all(fscache, origin.url("a")) == new
 
 
+async def test_a_path_that_no_url_means_is_named_beside_its_volume(
+    fscache_http_origin: CountingOrigin,
+) -> None:
+    async with open_fscache() as fscache:
+        volume = await fscache.open_volume(fscache_http_origin.url("a"))
+        assert volume.named("/a%20b") == volume.url_of("/a%20b") == fscache_http_origin.url("a b")
+        assert volume.url_of("/a b") is None  # in HTTP's own form there is no blank
+        assert volume.named("/a b") == f"{volume.location.volume} /a b"
+
+
 @pytest.mark.parametrize("hook", ["look_up", "fetch", "list_directory", "open_volume"])
 async def test_a_bug_of_an_adapter_is_reported_as_its_own(hook: str) -> None:
     class Buggy:
@@ -277,6 +287,20 @@ async def test_a_bug_of_an_adapter_is_reported_as_its_own(hook: str) -> None:
             with pytest.raises(PluginError, match="a bug") as caught:
                 await use(origin.url("a"))
             assert caught.value.plugin == "http"
+
+
+async def test_ctrl_c_in_a_hook_of_an_adapter_is_not_taken_for_its_bug() -> None:
+    class Interrupted:
+        def wrap(self, name: str, proceed: Callable[P, R]) -> Callable[P, R]:
+            def raises(*_args: P.args, **_kwargs: P.kwargs) -> R:
+                raise KeyboardInterrupt
+
+            return raises if name == "parse_url" else proceed
+
+    async with open_fscache() as fscache:
+        fscache.add_netfs("http", wrappers=[Interrupted()])
+        with pytest.raises(KeyboardInterrupt):
+            fscache.locate("http://127.0.0.1/a")
 
 
 # -- several things at once --------------------------------------------------------------

@@ -5,6 +5,10 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import re
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -128,3 +132,23 @@ def test_a_tree_is_what_its_manifest_says_and_the_same_for_the_same_seed(tmp_pat
 
 def test_a_tree_may_be_made_for_any_size(tmp_path: Path) -> None:
     assert len(make_tree(tmp_path, seed=1, n_files=0, large_size=0)) == 2
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("kind", ["ext4", "xfs", "btrfs"])
+def test_a_program_that_is_not_installed_is_named_with_its_package(
+    kind: FilesystemKind, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _need("tmpfs")
+    monkeypatch.setenv("PATH", "")
+    assert re.fullmatch(rf"no mkfs\.{kind} \(Debian: apt-get install \S+\)", str(why_unavailable(kind)))
+    assert why_unavailable("tmpfs") is None
+
+
+@pytest.mark.root
+@pytest.mark.skipif(shutil.which("setpriv") is None, reason="no setpriv (Debian: util-linux)")
+def test_who_may_not_mount_is_told_so() -> None:
+    _need("tmpfs")
+    program = "from fscache_core.testing.filesystems import *; print(why_unavailable('tmpfs'))"
+    command = ["setpriv", "--bounding-set=-sys_admin", sys.executable, "-c", program]
+    assert subprocess.check_output(command, text=True) == "mounting tmpfs needs root\n"
