@@ -92,7 +92,7 @@ def test_what_goes_wrong_inside_is_not_hidden_by_the_unmounting(tmp_path: Path) 
 
 
 def test_too_small_a_size_and_inodes_where_there_are_none_are_errors(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="xfs"), loop_mount("xfs", 512 << 20, tmp_path, n_inodes=5):
+    with pytest.raises(ValueError, match="btrfs"), loop_mount("btrfs", 512 << 20, tmp_path, n_inodes=5):
         pass
     _need("xfs")
     with pytest.raises(FilesystemError, match=r"mkfs\.xfs"), loop_mount("xfs", 1 << 20, tmp_path):
