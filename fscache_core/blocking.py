@@ -151,6 +151,9 @@ class BlockingFile(io.RawIOBase):
     def seekable(self) -> bool:
         return True
 
+    def write(self, _data: object) -> int:
+        raise io.UnsupportedOperation(f"{self.name} is open read only; write with the fscache")
+
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
         with self._lock:
             match whence:

@@ -151,7 +151,8 @@ async def cp(
         into_directory = await trio.Path(destination).is_dir()
     except OSError as error:
         raise OutputError(f"{destination}: {error.strerror}", errno=error.errno) from error
-    if len(sources) > 1 and not into_directory:
+    wants_directory = len(sources) > 1 or (last.endswith("/") and not recursive)
+    if wants_directory and not into_directory:
         raise click.UsageError(f"{destination} is not a directory")
     failures, started = Failures(), time.monotonic()
     async with session.open(sources) as fscache:

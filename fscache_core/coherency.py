@@ -30,7 +30,7 @@ class Coherency:
                 f"coherency: a ttl of {self.ttl_seconds:g} seconds makes no sense; use 'always'"
             )
         if not self.negative_ttl_seconds >= 0:
-            raise CallerError("coherency: a negative ttl below 0 seconds makes no sense")
+            raise CallerError(f"negative_ttl: {self.negative_ttl_seconds:g} seconds make no sense")
 
     @classmethod
     def parse(

@@ -167,8 +167,8 @@ class FsCache:
                 self.add_netfs(scheme)
             except UnknownPluginError as error:
                 names = sorted({plugin.name for plugin in plugins.installed(plugins.NETFS_GROUP)})
-                have = ", ".join(f"{name}://" for name in names) or "none"
-                raise NoNetfsError(f"no netfs for {scheme}:// URLs is installed; there is: {have}") from error
+                have = ", ".join(names) or "none"
+                raise NoNetfsError(f"no netfs for {scheme}:// URLs; installed: {have}") from error
         return self._netfses[scheme]
 
     def set_coherency(self, url: str, coherency: Coherency) -> None:

@@ -143,9 +143,7 @@ def load(group: str, name: str) -> Callable[..., object]:
         be imported, was built for another API or cannot be called; names the distributions.
     """
     from stevedore import _cache
-    from stevedore.driver import DriverManager
-    from stevedore.exception import MultipleMatches, NoMatches
-    from stevedore.extension import error_on_conflict
+    from stevedore.named import NamedExtensionManager
 
     kind = _KINDS[group]
     if not os.environ.get("HOME", "~") or not os.path.isdir(os.path.expanduser("~")):
@@ -166,20 +164,20 @@ def load(group: str, name: str) -> Callable[..., object]:
         ) from error
 
     try:
-        manager: DriverManager[Any] = DriverManager(
+        # Not a DriverManager: that logs a warning of its own where there is none of that name.
+        manager: NamedExtensionManager[Any] = NamedExtensionManager(
             group,
-            name,
+            [name],
             on_load_failure_callback=failed,
             on_missing_entrypoints_callback=None,
-            conflict_resolver=error_on_conflict,
         )
-    except NoMatches:
-        raise unknown_plugin(group, name) from None
-    except MultipleMatches:
-        raise ambiguous() from None
     except SystemExit as error:  # its module ends the program
         failed(None, None, error)
-    plugin = manager.driver
+    if not manager.extensions:
+        raise unknown_plugin(group, name)
+    if len(manager.extensions) > 1:
+        raise ambiguous()
+    plugin = manager.extensions[0].plugin
     _check_api_version(kind, name, plugin, lambda: _distributions(group, name))
     if not callable(plugin):
         raise InstallationError(f"{kind} {name} ({_distributions(group, name)}) is not a class or function")
@@ -263,6 +261,9 @@ class _Hooks:
         self, group: str, spec: type, plugin: object, name: str, wrappers: Sequence[Wrapper]
     ) -> None:
         kind = _KINDS[group]
+        if isinstance(plugin, type):
+            made = f"{plugin.__name__}(...)"
+            raise CallerError(f"{kind} {plugin.__name__} is a class; give an object: {made}")
         _check_api_version(kind, name, plugin, lambda: type(plugin).__module__)
         manager = pluggy.PluginManager(group)
         manager.add_hookspecs(spec)
@@ -278,7 +279,11 @@ class _Hooks:
         self._wrappers = wrappers
         missing = sorted(hook for hook in MANDATORY[group] if self._implementation(hook) is None)
         if missing:
-            raise self._unfit(f" lacks mandatory hooks: {', '.join(missing)}")
+            fault = f" lacks mandatory hooks: {', '.join(missing)}"
+            if unmarked := [hook for hook in missing if callable(getattr(plugin, hook, None))]:
+                mark = "cache_hook" if group == BACKEND_GROUP else "netfs_hook"
+                fault += f"; there, but not marked with {mark}: {', '.join(unmarked)}"
+            raise self._unfit(fault)
 
     def _implementation(self, hook: str) -> Callable[..., Any] | None:
         caller: pluggy.HookCaller = getattr(self._manager.hook, hook)

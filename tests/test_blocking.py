@@ -58,6 +58,8 @@ def test_it_is_an_ordinary_file_object(
         assert file.readable()
         assert file.seekable()
         assert not file.writable()
+        with pytest.raises(io.UnsupportedOperation, match="read only"):
+            file.write(b"x")
         assert file.size == len(data)
         assert file.read(10) == data[:10]
         assert file.tell() == 10

@@ -576,6 +576,7 @@ def test_cp_of_several_files_wants_a_directory(shell: Shell, origin: CountingOri
     url = origin.url("a.bin")
     assert "not a directory" in shell.complaint(ExitStatus.USAGE, "cp", *MEMORY, url, url, tmp_path / "x")
     assert "DEST" in shell.complaint(ExitStatus.USAGE, "cp", *MEMORY, url)
+    assert "not a directory" in shell.complaint(ExitStatus.USAGE, "cp", *MEMORY, url, f"{tmp_path}/x/")
     complaint = shell.complaint(ExitStatus.USAGE, "cp", *MEMORY, url, "file:///tmp/x")
     assert "DEST must be a local path, not file:///tmp/x" in complaint
 
@@ -1401,10 +1402,9 @@ def test_a_bug_in_a_backend_keeps_nobody_from_the_origins_bytes(
     assert "RuntimeError: oh" in shell.complaint(ExitStatus.UNFIT_PLUGIN, *arguments)
 
 
-def test_a_url_without_an_adapter_lists_the_schemes_there_are(shell: Shell) -> None:
+def test_a_url_without_an_adapter_lists_the_adapters_there_are(shell: Shell) -> None:
     complaint = shell.complaint(ExitStatus.NO_NETFS, "cat", *MEMORY, "gopher://x/y")
-    assert "gopher://" in complaint
-    assert "sshfs://" in complaint
+    assert complaint.startswith("no netfs for gopher:// URLs; installed: file, fsspec, http, https, ")
 
 
 @pytest.mark.parametrize("url", ["/etc/hostname", "", "file:/etc/hostname", "sshfs://", "s3://B!/x"])

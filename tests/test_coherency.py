@@ -23,7 +23,7 @@ def test_nonsense_is_the_callers_mistake(text: str) -> None:
 
 
 def test_a_negative_ttl_below_zero_is_the_callers_mistake() -> None:
-    with pytest.raises(CallerError):
+    with pytest.raises(CallerError, match="negative_ttl: -1 seconds make no sense"):
         Coherency(negative_ttl_seconds=-1)
 
 

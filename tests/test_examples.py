@@ -78,6 +78,19 @@ def test_an_example_says_how_it_is_used_and_what_it_cannot_read(name: str, tmp_p
     assert "missing" in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [(["nosuch"], "no backend is called 'nosuch'"), (["memory", "colour"], "'colour' is not option=value")],
+)
+def test_swapping_to_a_backend_that_cannot_be_is_one_line(
+    arguments: list[str], message: str, local_file: Path
+) -> None:
+    command = [sys.executable, str(EXAMPLES / "swap_backend.py"), local_file.as_uri(), *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1)
+    assert message in done.stderr
+
+
 @pytest.mark.integration
 def test_sshfs_and_s3_share_one_cache(fscache_sftp: SftpServer, fscache_s3: S3Server, tmp_path: Path) -> None:
     (fscache_sftp.root / "shared.bin").write_bytes(b"S" * 70_000)

@@ -15,6 +15,7 @@ from fscache_core.errors import (
     CallerError,
     InstallationError,
     PluginError,
+    UnknownPluginError,
 )
 from fscache_core.folio import PAGE_SIZE
 from fscache_core.object_request import get_check_time, is_pinned, resident_pages, set_check_time
@@ -134,3 +135,11 @@ async def test_a_backend_without_optional_hooks_has_their_defaults() -> None:
         assert await get_check_time(obj) == 0.0
         assert await resident_pages(obj) is None
         await session.check(cookie, b"".join((await session.read(cookie, 0, 1))[1].values()))
+
+
+def test_a_plugin_that_is_not_installed_is_an_error_and_nothing_is_logged(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    with pytest.raises(UnknownPluginError, match=r"no backend is called 'nosuch'; installed: .*memory"):
+        load(BACKEND_GROUP, "nosuch")
+    assert caplog.records == []

@@ -78,6 +78,11 @@ class OneOfTwo(MemoryBackend):
     def unlock_pages(self, obj: CacheObject, first: int, n_pages: int) -> None: ...
 
 
+class Unmarked(MemoryBackend):
+    async def sync_cache(self) -> None:
+        pass
+
+
 class Nothing:
     name = "nothing"
 
@@ -91,6 +96,7 @@ class Nothing:
         (NotAsync, "sync_cache must be an async function"),
         (Async, "read_resident must not be an async function"),
         (OneOfTwo, "must have both lock_pages and unlock_pages or none"),
+        (Unmarked, "lacks mandatory hooks: sync_cache; there, but not marked with cache_hook: sync_cache"),
         (Nothing, "backend nothing lacks mandatory hooks: alloc_object, allocate_pages, attr_changed, check"),
     ],
 )
@@ -100,6 +106,13 @@ def test_a_backend_that_does_not_fit_the_contract_is_refused_by_name(
     with pytest.raises(PluginError, match=message) as caught:
         BackendFacade(backend())
     assert caught.value.plugin in (backend.__name__, "nothing")
+
+
+def test_a_class_in_place_of_a_plugin_is_the_callers_mistake() -> None:
+    with pytest.raises(CallerError, match=r"MemoryBackend is a class; give an object: MemoryBackend\("):
+        BackendFacade(MemoryBackend)
+    with pytest.raises(CallerError, match="netfs MemoryBackend is a class"):
+        NetfsFacade(MemoryBackend)
 
 
 def test_a_netfs_without_mandatory_hooks_is_refused_by_name() -> None:
