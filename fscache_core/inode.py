@@ -54,6 +54,7 @@ class Inode:
         "attributes",
         "checked_at",
         "cookie",
+        "doubtful",
         "fetches",
         "n_open",
         "netfs",
@@ -92,6 +93,7 @@ class Inode:
         self.fetches: list[Fetch] = []
         self.n_open = 0
         self.stale = False  #: the origin has another version
+        self.doubtful = False  #: adopted, and not the version that the origin had when it was last asked
         self._evicted: trio.Event | None = None
         self._kept: list[Fetch] = []
         self._damaged_seen = 0
@@ -150,6 +152,7 @@ class Inode:
                 attributes = replace(attributes, strength=Strength.WEAK)
             self.attributes = attributes
             self.size = attributes.size
+            self.doubtful = self.volume.doubts(self.path, aux)
             return AuxOutcome.OKAY
         if self.weak or strength != _STRONG:
             return AuxOutcome.OBSOLETE  # equal evidence would prove nothing

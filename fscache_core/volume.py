@@ -44,6 +44,9 @@ if TYPE_CHECKING:
 #: Names that are remembered to be missing, or to have been served without asking the origin.
 MAX_NAMES = 10_000
 
+#: Names of which is remembered that what is cached may be old.  With more, all that is cached counts as old.
+MAX_OUTDATED = 100_000
+
 
 def _by_key(kind: int) -> CookieDefinition:
     """A cookie for whatever is stored under a key, its ``netfs_data``: it adopts, and creates nothing."""
@@ -108,8 +111,10 @@ class Volume:
         self.cookie: Cookie = acquire_or_go_without(domain, registered.primary_index, index, data)
         domain.n_volumes += 1
         self._inodes = InodeCache(lambda: domain.limits.warm_inodes // max(1, domain.n_volumes))
-        self._outdated: set[str] = set()  # paths of which a fetch met another version at the origin
-        self._distrusted: set[str] = set()  # the same for all paths that begin so, up to a slash
+        # Paths of which what is cached may be older than what we know of: the label of the version that the
+        # origin has named since, or None.  Another process may put an older one back into the cache any time.
+        self._outdated: dict[str, bytes | None] = {}
+        self._distrusted: set[str] = set()  # the same for all paths that begin so, up to a slash, or all
         self._questions: set[_Question] = set()  # to the origin, under way
         self.closed = False
         self._busy: set[trio.CancelScope] = set()  # what uses the adapter, or the volume's cookie
@@ -240,7 +245,6 @@ class Volume:
         self._absent.pop(path, None)
         file = self.netfs.name_file(self.data, path)
         await self._retire(CookieType.DATA, self.netfs.get_key(file), self._caches_for(file))
-        self._outdated.discard(path)  # nothing is cached of it
 
     async def invalidate_below(self, prefix: str = "") -> int:
         """`invalidate` every file whose path begins with ``prefix``; returns how many were cached.
@@ -319,7 +323,9 @@ class Volume:
                 raise OfflineError(f"{self.named(path)}: offline, and it is not cached")
             return inode
         # What the origin was found to have replaced is not adopted again, however long its ttl.
-        adopts = coherency.mode is not CoherencyMode.ALWAYS and not self._is_outdated(path)
+        adopts = coherency.mode is not CoherencyMode.ALWAYS and (
+            self._outdated.get(path) is not None or not self._is_outdated(path)
+        )
         try:
             adopted = await self._adopt(path) if adopts else None
         except PluginError as error:  # what is cached cannot be found; the origin has it all the same
@@ -363,6 +369,8 @@ class Volume:
         match self.coherency.mode:
             case _ if self.coherency.offline:
                 return True
+            case _ if inode.doubtful:
+                return False
             case CoherencyMode.IMMUTABLE:
                 return True
             case CoherencyMode.TTL:
@@ -389,7 +397,7 @@ class Volume:
 
     def outdated(self, inode: Inode) -> None:
         """Let the next open of this path ask the origin."""
-        self._outdated.add(inode.path)
+        self._note_outdated(inode.path, None)
         self._forget(inode)
 
     def _forget(self, inode: Inode) -> None:
@@ -406,26 +414,39 @@ class Volume:
         if inode is not None:
             inode.become_stale()
         else:
-            self._outdated.add(path)
+            self._note_outdated(path, None)
 
     def changed_below(self, prefix: str) -> None:
-        """`changed` for every path in use that begins with ``prefix``."""
+        """`changed` for every path in use, or changed before, that begins with ``prefix``."""
         self._absent.clear()
         for question in self._questions:
             question.outdated |= question.path.startswith(prefix)
         for inode in self._inodes.below(prefix):
             inode.become_stale()
+        for path in self._outdated:
+            if path.startswith(prefix):
+                self._outdated[path] = None
 
     def distrust_below(self, prefix: str) -> None:
         """`changed` for every path that begins with ``prefix``, which ends with a slash, cached or in use."""
         self._distrusted.add(prefix)
         self.changed_below(prefix)
 
+    def doubts(self, path: str, aux: bytes) -> bool:
+        """Whether the origin is known to have had another version than the one labelled so."""
+        return self._outdated.get(path, aux) not in (aux, None)
+
     def _is_outdated(self, path: str) -> bool:
         if path in self._outdated:
             return True
         ends = (at + 1 for at, letter in enumerate(path) if letter == "/") if self._distrusted else ()
-        return any(path[:end] in self._distrusted for end in ends)
+        return "" in self._distrusted or any(path[:end] in self._distrusted for end in ends)
+
+    def _note_outdated(self, path: str, aux: bytes | None) -> None:
+        self._outdated[path] = aux
+        if len(self._outdated) + len(self._distrusted) > MAX_OUTDATED:
+            self._outdated.clear()
+            self._distrusted = {""}
 
     def check_open(self) -> None:
         """Raise `CallerError` after `close`."""
@@ -520,7 +541,9 @@ class Volume:
     def open_version(self, path: str, netfs_data: object, checked_at: float) -> Inode:
         """The inode for what the origin just described: the one in use if it is that version."""
         self.check_open()
-        self._outdated.discard(path)
+        if self._is_outdated(path):
+            with suppress(PluginError):  # without a label it is asked for again: the cache has none either
+                self._note_outdated(path, self.netfs.get_aux(netfs_data))
         attributes = self.netfs.get_attr(netfs_data)
         if attributes.kind is FileKind.DIRECTORY:
             raise CallerError(f"{self.named(path)} is a directory", errno=errno.EISDIR)
@@ -529,7 +552,7 @@ class Volume:
         current = self._inodes.newest(path)
         if current is not None:
             if current.is_version(netfs_data, attributes):
-                current.checked_at = checked_at
+                current.checked_at, current.doubtful = checked_at, False
                 return self._opened(current)
             current.become_stale()
         inode = Inode(self, path, netfs_data, checked_at=checked_at)

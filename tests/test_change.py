@@ -6,6 +6,7 @@ import errno
 import os
 import random
 import stat
+from contextlib import AsyncExitStack, suppress
 from functools import partial
 from typing import TYPE_CHECKING, ParamSpec, TypeVar, cast
 
@@ -331,6 +332,46 @@ async def test_a_name_that_was_missing_before_a_change_is_not_missing_after_it(
                 await change()
                 late.go.set()
             assert await read_all(fscache, name) == b"now"
+
+
+@pytest.mark.parametrize("coherency", ["ttl=600", "immutable"])
+@pytest.mark.parametrize("change", ["put_file", "write", "rename", "unlink"])
+async def test_what_another_process_still_has_of_before_a_change_is_not_believed_after_it(
+    tmp_path: Path, url: str, coherency: str, change: str
+) -> None:
+    def set_up(name: str) -> None:
+        (tmp_path / name).write_text(name)
+        aged(tmp_path / name)
+
+    set_up("a")
+    set_up("b")
+    limits = Limits(warm_inodes=0)
+    async with AsyncExitStack() as stack:
+        # To the cache they are two processes.
+        one, other = [
+            await stack.enter_async_context(open_fscache(coherency=coherency, limits=limits))
+            for _ in range(2)
+        ]
+        for fscache in (one, other):
+            await fscache.add_cache("cachefiles", dir=str(tmp_path / "cache"))
+        async with await other.open_file(url) as old:
+            assert await old.read(0, 1) == b"a"
+            match change:
+                case "put_file":
+                    await one.put_file(url, b"c")
+                case "write":
+                    await one.write(url, 0, b"c")
+                case "rename":
+                    await one.rename(f"file://{tmp_path}/b", url)
+                case "unlink":
+                    await one.unlink(url)
+            expected = (tmp_path / "a").read_bytes() if change != "unlink" else None
+            for _ in range(2):
+                with suppress(OriginNotFoundError):
+                    assert await read_all(one, url) == expected
+                async with await other.open_file(url) as again:  # puts its version into the cache once more
+                    with suppress(StaleError):
+                        await again.read(0, 1)
 
 
 async def test_an_open_file_does_not_stand_for_another(tmp_path: Path, url: str) -> None:
