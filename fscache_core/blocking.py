@@ -28,7 +28,7 @@ from fscache_core.errors import CallerError
 from fscache_core.file import File
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
     from contextlib import AbstractAsyncContextManager
 
     from fscache_core.cache import Cache
@@ -409,6 +409,7 @@ def open_fscache(
     stale_if_error: bool = False,
     limits: Limits | None = None,
     readahead: Readahead | None = None,
+    volumes: Mapping[str, Coherency | str] | None = None,
 ) -> Iterator[BlockingFsCache]:
     """`fscache_core.open_fscache` for blocking code; its loop runs in a background thread."""
     loop = _Loop(
@@ -418,6 +419,7 @@ def open_fscache(
             stale_if_error=stale_if_error,
             limits=limits,
             readahead=readahead,
+            volumes=volumes,
         )
     )
     loop.start()

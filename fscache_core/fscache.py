@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import re
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import trio
@@ -391,7 +392,7 @@ async def open_fscache(
     stale_if_error: bool = False,
     limits: Limits | None = None,
     readahead: Readahead | None = None,
-    volumes: Mapping[str, Coherency] | None = None,
+    volumes: Mapping[str, Coherency | str] | None = None,
 ) -> AsyncIterator[FsCache]:
     """Open the cache framework; closing it waits until what was fetched is stored.
 
@@ -400,18 +401,25 @@ async def open_fscache(
         a `Coherency`.
       offline: never contact an origin.
       stale_if_error: serve what is cached when an origin cannot be reached.
-      volumes: coherency by URL of the volume.
+      volumes: coherency by URL of the volume; for these ``offline`` and ``stale_if_error`` hold too.
 
     When the body raises, or is cancelled, what is not yet stored is dropped.
     """
-    if isinstance(coherency, str):
-        coherency = Coherency.parse(coherency, offline=offline, stale_if_error=stale_if_error)
+    if not trio.lowlevel.in_trio_task():
+        raise CallerError("fscache runs in trio: trio.run(main); elsewhere use fscache_core.blocking")
+
+    def chosen(each: Coherency | str) -> Coherency:
+        made = Coherency.parse(each) if isinstance(each, str) else each
+        return replace(
+            made, offline=made.offline or offline, stale_if_error=made.stale_if_error or stale_if_error
+        )
+
     # What the body raises goes on as it is, not as a group: no task of ours has a part in it.
     raised: BaseException | None = None
     async with trio.open_nursery() as nursery:
-        fscache = FsCache(Domain(nursery, limits or Limits()), coherency, readahead or Readahead())
-        for url, chosen in (volumes or {}).items():
-            fscache.set_coherency(url, chosen)
+        fscache = FsCache(Domain(nursery, limits or Limits()), chosen(coherency), readahead or Readahead())
+        for url, each in (volumes or {}).items():
+            fscache.set_coherency(url, chosen(each))
         try:
             yield fscache
         except BaseException as error:

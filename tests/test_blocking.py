@@ -19,7 +19,9 @@ import trio.testing
 
 from fscache_core import (
     CallerError,
+    Coherency,
     InstallationError,
+    OfflineError,
     OriginNotFoundError,
     Readahead,
     StaleError,
@@ -515,3 +517,12 @@ def test_urls_are_not_remembered_without_bound(
             with fscache.open_file(fscache_http_origin.url(f"f{number}")) as file:
                 assert file.read() == b"%d" % number
             assert len(fscache._known) <= 2
+
+
+def test_a_volume_may_have_a_coherency_of_its_own(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"a")
+    with blocking.open_fscache(volumes={"file:///": "ttl=60"}, offline=True) as fscache:
+        with pytest.raises(OfflineError):
+            fscache.open_file((tmp_path / "a").as_uri())
+        (volume,) = fscache.volumes
+        assert volume.coherency == Coherency.parse("ttl=60", offline=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import copy
 import errno
 from contextlib import suppress
@@ -14,6 +15,7 @@ import trio.testing
 from fscache_core import (
     CallerError,
     Coherency,
+    OfflineError,
     OriginError,
     OriginNotFoundError,
     OriginUnreachableError,
@@ -460,3 +462,32 @@ async def test_whatever_a_hook_of_an_adapter_does_a_program_gets_right_bytes_or_
             assert not cache.objects
         if hook == "fetch":  # what it did not fetch is in the cache now
             backend = MemoryBackend()
+
+
+async def test_offline_holds_however_the_coherency_is_given() -> None:
+    ways = [
+        open_fscache(offline=True),
+        open_fscache(coherency=Coherency(), offline=True),
+        open_fscache(volumes={"http://one.example": "ttl=60"}, offline=True),
+        open_fscache(volumes={"http://one.example": Coherency(offline=True)}),
+    ]
+    for opening in ways:
+        async with opening as fscache:
+            with pytest.raises(OfflineError):
+                await fscache.open_file("http://one.example/x")
+
+
+async def test_a_volume_has_the_coherency_that_is_written_for_it() -> None:
+    async with open_fscache(volumes={"http://one.example": "ttl=60"}) as fscache:
+        (one, other) = [await fscache.open_volume(f"http://{name}.example/") for name in ("one", "other")]
+        assert one.coherency == Coherency.parse("ttl=60")
+        assert other.coherency == Coherency()
+
+
+def test_outside_trio_the_error_says_what_to_do() -> None:
+    async def main() -> None:
+        async with open_fscache():
+            pass
+
+    with pytest.raises(CallerError, match=r"trio\.run"):
+        asyncio.run(main())
