@@ -408,19 +408,21 @@ async def open_fscache(
     if not trio.lowlevel.in_trio_task():
         raise CallerError("fscache runs in trio: trio.run(main); elsewhere use fscache_core.blocking")
 
-    def chosen(each: Coherency | str) -> Coherency:
+    def parsed(each: Coherency | str) -> Coherency:
         made = Coherency.parse(each) if isinstance(each, str) else each
         return replace(
             made, offline=made.offline or offline, stale_if_error=made.stale_if_error or stale_if_error
         )
 
+    coherency = parsed(coherency)
+    coherencies = {url: parsed(each) for url, each in (volumes or {}).items()}
     # What the body raises goes on as it is, not as a group: no task of ours has a part in it.
     raised: BaseException | None = None
     async with trio.open_nursery() as nursery:
-        fscache = FsCache(Domain(nursery, limits or Limits()), chosen(coherency), readahead or Readahead())
-        for url, each in (volumes or {}).items():
-            fscache.set_coherency(url, chosen(each))
+        fscache = FsCache(Domain(nursery, limits or Limits()), coherency, readahead or Readahead())
         try:
+            for url, each in coherencies.items():
+                fscache.set_coherency(url, each)
             yield fscache
         except BaseException as error:
             raised = error

@@ -25,7 +25,7 @@ from fscache_core import (
 )
 from fscache_core.cookie import CookieDefinition
 from fscache_core.domain import Limits
-from fscache_core.errors import FscacheError, PluginError
+from fscache_core.errors import FscacheError, NoNetfsError, PluginError
 from fscache_core.folio import PAGE_SIZE, Folio
 from fscache_core.hookspecs import (
     NOT_RESIDENT,
@@ -482,6 +482,13 @@ async def test_a_volume_has_the_coherency_that_is_written_for_it() -> None:
         (one, other) = [await fscache.open_volume(f"http://{name}.example/") for name in ("one", "other")]
         assert one.coherency == Coherency.parse("ttl=60")
         assert other.coherency == Coherency()
+
+
+@pytest.mark.parametrize("url", ["nonsense", "gopher://x"])
+async def test_a_coherency_for_what_is_no_volume_is_one_error(url: str) -> None:
+    with pytest.raises((CallerError, NoNetfsError)):
+        async with open_fscache(volumes={url: "ttl=60"}):
+            pass
 
 
 def test_outside_trio_the_error_says_what_to_do() -> None:
