@@ -41,11 +41,9 @@ if TYPE_CHECKING:
     from fscache_core.plugins import NetfsFacade
     from fscache_core.readahead import Readahead
 
-#: Names that are remembered to be missing, or to have been served without asking the origin.
+#: Names that are remembered to be missing, to have been served without asking the origin, or to have changed.
+#: If more have changed, all that is cached and not in use counts as old.
 MAX_NAMES = 10_000
-
-#: Names of which is remembered that what is cached may be old.  With more, all that is cached counts as old.
-MAX_OUTDATED = 100_000
 
 
 def _by_key(kind: int) -> CookieDefinition:
@@ -443,8 +441,10 @@ class Volume:
         return "" in self._distrusted or any(path[:end] in self._distrusted for end in ends)
 
     def _note_outdated(self, path: str, aux: bytes | None) -> None:
+        if self.coherency.mode is CoherencyMode.ALWAYS:
+            return  # the origin is asked anyway
         self._outdated[path] = aux
-        if len(self._outdated) + len(self._distrusted) > MAX_OUTDATED:
+        if len(self._outdated) + len(self._distrusted) > MAX_NAMES:
             self._outdated.clear()
             self._distrusted = {""}
 

@@ -374,6 +374,24 @@ async def test_what_another_process_still_has_of_before_a_change_is_not_believed
                         await again.read(0, 1)
 
 
+async def test_however_many_names_change_nothing_old_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fscache_core.volume.MAX_NAMES", 3)
+    faults, names = Faults(), [f"file://{tmp_path}/{n}" for n in range(8)]
+    async with open_fscache(coherency="immutable", limits=Limits(warm_inodes=0)) as fscache:
+        await fscache.add_cache(MemoryBackend())
+        fscache.add_netfs("file", wrappers=[faults])
+        for name in names:
+            await fscache.put_file(name, b"old")
+        faults.arm("put_file", Fail(OriginError("connection lost"), after=True))
+        for name in names:
+            with pytest.raises(OriginError, match="connection lost"):
+                await fscache.put_file(name, b"new")
+        for name in names:
+            assert await read_all(fscache, name) == b"new"
+
+
 async def test_an_open_file_does_not_stand_for_another(tmp_path: Path, url: str) -> None:
     (tmp_path / "a").write_bytes(b"aaaa")
     (tmp_path / "b").write_bytes(b"bbbb")
