@@ -296,6 +296,14 @@ class BlockingFsCache:
 
         return self.run(open_file)
 
+    def set_coherency(self, url: str, coherency: Coherency) -> None:
+        """See `FsCache.set_coherency`."""
+
+        async def choose() -> None:
+            self._fscache.set_coherency(url, coherency)
+
+        self.run(choose)
+
     def look_up(self, url: str) -> FileAttributes:
         """See `FsCache.look_up`."""
         return self.run(self._fscache.look_up, url)

@@ -401,7 +401,8 @@ async def open_fscache(
         a `Coherency`.
       offline: never contact an origin.
       stale_if_error: serve what is cached when an origin cannot be reached.
-      volumes: coherency by URL of the volume; for these ``offline`` and ``stale_if_error`` hold too.
+      volumes: coherency by URL of the volume; for these ``offline`` and ``stale_if_error`` hold too.  Their
+        adapters are attached without options: where they need some, `add_netfs` and then `set_coherency`.
 
     When the body raises, or is cancelled, what is not yet stored is dropped.
     """
