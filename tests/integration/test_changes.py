@@ -137,3 +137,24 @@ async def test_a_file_is_changed_in_place(directory: str, origins: Origins, tmp_
             await fscache.unlink(f"{directory}/d/{name}")
         await fscache.rmdir(f"{directory}/d")
         assert [entry.name for entry in await fscache.list_directory(directory)] == []
+
+
+async def test_what_a_source_raises_comes_out_as_it_is_and_the_file_stays(
+    directory: str, origins: Origins, tmp_path: Path
+) -> None:
+    url = f"{directory}/a file"
+
+    async def source(n_pieces: int) -> AsyncIterator[bytes]:
+        for _ in range(n_pieces):
+            yield bytes(MIB)
+        raise ZeroDivisionError
+
+    async with open_fscache() as fscache:
+        await start(fscache, origins, tmp_path)
+        await fscache.put_file(url, OLD)
+        for n_pieces in (0, 1, 20):
+            with pytest.raises(ZeroDivisionError):
+                await fscache.put_file(url, source(n_pieces))
+            assert await read_all(fscache, url) == OLD
+        await fscache.put_file(url, NEW)
+        assert await read_all(fscache, url) == NEW
