@@ -167,7 +167,7 @@ class OpenSSHServer(_SftpServerFiles):
         config = self._workspace.directory / "sshd_config"
         self._sshd = self._workspace.spawn([SSHD, "-D", "-e", "-f", config], "sshd.log")
         try:
-            self._sshd.wait_ready(self._answers, 20, "sshd")
+            self._sshd.wait_ready(self._answers, 60, "sshd")
         except ServerFailedError:
             self.stop()
             raise
