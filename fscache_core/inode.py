@@ -9,6 +9,7 @@ A read is answered, page by page, from the first that has it: a fetch under way,
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -37,9 +38,13 @@ KEPT_SIZE = 16 << 20
 #: Bytes that a reader may always have fetched, however little memory is left for fetches.
 SMALLEST_FETCH = 128 << 10
 
-# The file layer's own byte of a label, in front of the adapter's aux data: how strong the evidence was.
+# What the file layer puts in front of the adapter's aux data in a label: how strong the evidence was.  Weak
+# evidence may be equal though the bytes are not, so it is followed by what makes each such label another one:
+# or a backend would take what two processes stored for one version.
 _STRONG = b"\x01"
-_WEAK = b"\x02"
+_OLD_WEAK = b"\x02"  # not followed by anything
+_WEAK = b"\x03"
+_NONCE_SIZE = 8
 
 
 class Inode:
@@ -51,6 +56,7 @@ class Inode:
         "_damaged_seen",
         "_evicted",
         "_kept",
+        "_weak_mark",
         "attributes",
         "checked_at",
         "cookie",
@@ -97,6 +103,7 @@ class Inode:
         self._evicted: trio.Event | None = None
         self._kept: list[Fetch] = []
         self._damaged_seen = 0
+        self._weak_mark = b""  # of the label, if the evidence is weak
         self._check_time_kept = 0.0
         self._absent: list[PageRuns] = []  # of every reader: pages that the cache did not have
         names = volume.domain, volume.cookie, volume.definition, self
@@ -136,10 +143,16 @@ class Inode:
     def get_aux(self) -> bytes | None:
         if self.attributes is None:
             return None
-        return (_WEAK if self.weak else _STRONG) + self.netfs.get_aux(self.netfs_data)
+        if not self.weak:
+            return _STRONG + self.netfs.get_aux(self.netfs_data)
+        if not self._weak_mark:
+            self._weak_mark = _WEAK + os.urandom(_NONCE_SIZE)
+        return self._weak_mark + self.netfs.get_aux(self.netfs_data)
 
     def check_aux(self, aux: bytes, object_size: int) -> AuxOutcome:
-        strength, aux = aux[:1], aux[1:]
+        strength = aux[:1]
+        mark_size = 1 + _NONCE_SIZE if strength == _WEAK else 1
+        mark, aux = aux[:mark_size], aux[mark_size:]
         if self.attributes is None:
             try:
                 recalled = self.netfs.recall_file(self.volume.data, self.path, aux, object_size)
@@ -153,6 +166,8 @@ class Inode:
             self.attributes = attributes
             self.size = attributes.size
             self.doubtful = self.volume.doubts(self.path, aux)
+            if strength in (_WEAK, _OLD_WEAK):
+                self._weak_mark = mark
             return AuxOutcome.OKAY
         if self.weak or strength != _STRONG:
             return AuxOutcome.OBSOLETE  # equal evidence would prove nothing

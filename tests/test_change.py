@@ -520,6 +520,29 @@ async def test_a_link_to_another_directory_leads_to_its_files(tmp_path: Path, wa
             await fscache.unlink(f"{base}/link")
 
 
+async def test_two_processes_do_not_take_what_they_cannot_tell_apart_for_one_version(
+    tmp_path: Path, fscache_http_origin: CountingOrigin
+) -> None:
+    origin, faults = fscache_http_origin, Faults()
+    origin.validators = "none"
+    origin.put("a", b"old" * 1000)
+    async with open_fscache() as one, open_fscache() as other:  # to the cache they are two processes
+        await one.add_cache("cachefiles", dir=str(tmp_path / "cache"), wrappers=[faults])
+        await other.add_cache("cachefiles", dir=str(tmp_path / "cache"))
+        hang = Hang()
+        faults.arm("write_page", hang)
+        async with await one.open_file(origin.url("a")) as old:
+            assert await old.read(0, 3) == b"old"
+            await hang.wait_hit()
+            origin.put("a", b"new" * 1000)
+            async with await other.open_file(origin.url("a")) as new:
+                await new.inode.cookie.wait_lookup()
+                hang.release()
+                faults.disarm()
+                await old.inode.wait_stored()
+                assert await new.read(0, 3000) == b"new" * 1000
+
+
 def test_the_same_for_code_that_is_not_async(tmp_path: Path, url: str) -> None:
     def chunks() -> Iterator[bytes]:
         yield b"one "
