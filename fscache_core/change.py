@@ -259,6 +259,7 @@ async def _store(inode: Inode, content: Bytes) -> None:
         return
     view = memoryview(content)
     if await alloc_page(inode.cookie, Folio(0, view)) is ReadOutcome.NO_DATA:
+        inode.volume.check_open()  # closed meanwhile, it has taken the cookie back
         for offset in range(0, len(view), PIECE_SIZE):
             write_page_nowait(inode.cookie, Folio(offset >> PAGE_SHIFT, view[offset : offset + PIECE_SIZE]))
         inode.volume.stats.bytes_stored += len(view)
