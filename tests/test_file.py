@@ -852,8 +852,8 @@ async def test_a_netfs_whose_mandatory_hooks_raise_is_named_in_one_error(
         fscache.add_netfs(HttpNetfs(), scheme="http", wrappers=[faults])
         assert await read_all(fscache, origin.url("a")) == data
         for at in range(1, 6):
-            url = origin.url("a")
-            await (await fscache.open_volume(url)).invalidate(fscache.locate(url).path)
+            origin.put(f"a{at}", data)  # one that nothing is known of
+            url = origin.url(f"a{at}")
             faults.arm(hook, Fail(RuntimeError("a bug")), at=at)
             try:
                 read = await read_all(fscache, url)
