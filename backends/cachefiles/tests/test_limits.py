@@ -162,6 +162,33 @@ async def test_a_filesystem_that_turns_read_only_while_in_use_costs_the_store_an
         assert await _read_many(mount.path / "cache", names, 5000) == 0
 
 
+@pytest.mark.parametrize("size", [5000, 300_000])
+async def test_who_pins_and_who_reserves_leave_each_other_what_they_were_promised(
+    tmp_path: Path, size: int
+) -> None:
+    def promised() -> tuple[bool, int]:
+        (entry,) = [path for path in tmp_path.rglob("D*") if path.name[3:] == "file"]
+        if b"user.CacheFiles.pin" not in xattr.list(str(entry)):
+            return False, 0
+        value: bytes = xattr.get(str(entry), "user.CacheFiles.pin")
+        return bool(value[0]), int.from_bytes(value[1:], "little")
+
+    async with bound(tmp_path) as session:
+        await session.read(await session.open(Netfile("file", size)))
+    async with bound(tmp_path) as one, bound(tmp_path) as other:
+        mine = await one.open(Netfile("file", size))
+        others = await other.open(Netfile("file", size))
+        assert await mine.pin() is ReserveOutcome.GRANTED
+        assert await others.reserve_space(4096) is ReserveOutcome.GRANTED
+        assert promised() == (True, 4096)
+        assert await mine.pin() is ReserveOutcome.GRANTED
+        assert promised() == (True, 4096)
+        await others.unpin()
+        assert promised() == (False, 4096)
+        assert await mine.reserve_space(0) is ReserveOutcome.GRANTED
+        assert promised() == (False, 0)
+
+
 async def test_a_pin_is_on_disk_and_survives_restart_relabelling_and_resizing(tmp_path: Path) -> None:
     def pin_of(name: str) -> bytes | None:
         (entry,) = [path for path in tmp_path.rglob("D*") if path.name[3:] == name]

@@ -444,6 +444,7 @@ class Work:
         backing = self._backing_for_promise(obj)
         if backing is None:
             return False
+        self._see_promises(obj, backing)
         xattr.write_pin(backing.descriptor, Pin(True, obj.reserved_size))
         obj.pinned = True
         return True
@@ -451,9 +452,19 @@ class Work:
     def unpin(self, obj: CachefilesObject) -> None:
         if obj.backing is None:
             self.adopt(obj)
-        obj.pinned = False
         if obj.backing is not None and obj.backing.published:
+            self._see_promises(obj, obj.backing)
             xattr.write_pin(obj.backing.descriptor, Pin(False, obj.reserved_size))
+        obj.pinned = False
+
+    def _see_promises(self, obj: CachefilesObject, backing: Backing) -> None:
+        """Learn what other processes have been promised of the object since we looked."""
+        try:
+            pin = xattr.read_pin(backing.descriptor) or xattr.NO_PIN
+        except xattr.BadAttributeError:
+            pin = xattr.NO_PIN  # a damaged one promises nothing
+        obj.pinned = pin.pinned
+        obj.reserved_size = backing.reserved_size = min(pin.reserved_size, obj.size)
 
     def renew_promises(self, obj: CachefilesObject) -> None:
         """Put on disk what an object was promised of which nothing is stored any more, if there is room."""
@@ -498,6 +509,7 @@ class Work:
             backing = self._backing_for_promise(obj)
             if backing is None:
                 return False
+            self._see_promises(obj, backing)
             if not backing.is_small:
                 old = count_pages(backing.map, page_count(backing.reserved_size))
                 new = count_pages(backing.map, page_count(reserved_size))
