@@ -55,9 +55,8 @@ class Changes:
 
     def __init__(self, volume: Volume) -> None:
         self._volume = volume
-        self._writers: WeakValueDictionary[str, trio.Lock] = (
-            WeakValueDictionary()
-        )  # by path; none waits: none there
+        #: By path, as long as somebody has it or waits for it.
+        self._writers: WeakValueDictionary[str, trio.Lock] = WeakValueDictionary()
 
     async def put_file(
         self,
@@ -181,6 +180,7 @@ class Changes:
                 except BaseException:
                     for path in paths:
                         volume.changed(path)
+                        volume.distrust_below(_below(path))  # it may be a directory, renamed all the same
                     raise
                 return
         raise volume.closed_error()

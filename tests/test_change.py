@@ -197,6 +197,24 @@ async def test_after_a_change_that_failed_half_way_the_origin_is_asked_again(
         assert await read_all(fscache, url) == b"two"
 
 
+async def test_after_a_rename_that_failed_the_origin_is_asked_for_what_was_below(tmp_path: Path) -> None:
+    faults, base = Faults(), f"file://{tmp_path}"
+    (tmp_path / "d").mkdir()
+    (tmp_path / "d" / "x").write_bytes(b"one")
+    async with open_fscache(coherency="immutable") as fscache:
+        await fscache.add_cache(MemoryBackend())
+        fscache.add_netfs("file", wrappers=[faults])
+        assert await read_all(fscache, f"{base}/d/x") == b"one"
+        # It was done, and nobody heard of it.
+        faults.arm("rename", Fail(OriginError("connection lost"), after=True))
+        with pytest.raises(OriginError, match="connection lost"):
+            await fscache.rename(f"{base}/d", f"{base}/e")
+        faults.disarm()
+        with pytest.raises(OriginNotFoundError):
+            await fscache.open_file(f"{base}/d/x")
+        assert await read_all(fscache, f"{base}/e/x") == b"one"
+
+
 async def test_a_change_that_is_cancelled_leaves_the_file_readable(tmp_path: Path, url: str) -> None:
     faults, hang = Faults(), Hang()
     (tmp_path / "a").write_bytes(b"one")
