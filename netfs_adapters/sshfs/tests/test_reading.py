@@ -53,7 +53,7 @@ def open_handles(server: OpenSSHServer, path: str) -> int:
 
 
 async def wait_until(condition: Callable[[], bool]) -> None:
-    with trio.fail_after(20):
+    with trio.fail_after(120):
         while not condition():  # noqa: ASYNC110 (another process is waited for)
             await trio.sleep(0.01)
 
@@ -269,27 +269,6 @@ async def test_a_file_changed_between_two_ranges_is_stale(
     with pytest.raises(StaleError, match=f"{path}, bytes 50000 to 99999: changed at the origin"):
         await read(netfs, file, 50_000, 50_000)
     assert await read(netfs, await netfs.look_up(volume, path), 50_000, 50_000) == b"b" * 50_000
-
-
-async def test_a_file_cut_short_is_stale_and_what_had_arrived_stays_good(
-    netfs: SshfsNetfs, volume: Volume, directory: Path, make_file: MakeFile
-) -> None:
-    data = random.Random(3).randbytes(32 * MIB)
-    path = make_file(directory / "a", data)
-    file = await netfs.look_up(volume, path)
-    buffer = bytearray(len(data))
-    good = 0
-
-    def arrived(n: int) -> None:
-        nonlocal good
-        if good == 0:
-            os.truncate(path, 5 * MIB)
-        good = n
-
-    with pytest.raises(StaleError, match=path):
-        await netfs.fetch(file, 0, memoryview(buffer), arrived)
-    assert 0 < good < len(data)
-    assert buffer[:good] == data[:good]
 
 
 async def test_an_open_file_that_is_replaced_goes_on_in_its_own_version(

@@ -48,7 +48,7 @@ async def test_what_arrives_is_of_the_version_that_was_asked_for(
     path = own_server.root / "a"
     path.write_bytes(b"")
     rewrite(path, 0, True)
-    netfs = make_netfs(own_server)
+    netfs = make_netfs(own_server, deadline_seconds=300, reconnect_seconds=300, outage_seconds=300)
     volume = await netfs.open_volume(netfs.parse_url(own_server.url))
     n_good = n_stale = 0
     done = False
