@@ -13,7 +13,7 @@ import errno
 import fcntl
 import os
 import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 from fscache_cachefiles import xattr
 from fscache_cachefiles.admission import Admission
@@ -21,7 +21,7 @@ from fscache_cachefiles.backing import LARGE_DESCRIPTORS, Backing, Index, Place
 from fscache_cachefiles.bind import DIRECTORY_MODE, FILE_MODE, OPEN_DIRECTORY
 from fscache_cachefiles.blockmap import ENTRY_SIZE, block_count, seal_check, seed_of
 from fscache_cachefiles.graveyard import Graveyard, is_linked
-from fscache_cachefiles.ledger import HASH_DIRECTORY, INDEX_DIRECTORY, weigh_large, weigh_small
+from fscache_cachefiles.ledger import HASH_DIRECTORY, INDEX_DIRECTORY, Weight, weigh_large, weigh_small
 from fscache_cachefiles.lock import close_locked, try_share
 from fscache_cachefiles.namei import OPEN_FILE, Namei
 from fscache_cachefiles.xattr import Label, Seal
@@ -37,33 +37,33 @@ class Creation:
     def __init__(self, namei: Namei, admission: Admission, graveyard: Graveyard) -> None:
         self._namei = namei
         self._admission = admission
+        self._ledger = admission.ledger
         self._graveyard = graveyard
 
     # -- making --------------------------------------------------------------------------
 
     def make_index(self, place: Place, label: Label) -> Index | None:
         """Make an index; None if somebody else was first."""
-        self._admission.admit(1, 0, INDEX_DIRECTORY)
-        grave, descriptor = self._graveyard.make_directory()
+        grave, descriptor = self._make_grave(1, 0, INDEX_DIRECTORY)
         try:
             xattr.create_label(descriptor, label)
             if self._rename_into_place(place, grave):
                 index = Index(place.path, descriptor)
                 descriptor = -1
+                self._ledger.settle(INDEX_DIRECTORY)
                 return index
             return None
         finally:
             if descriptor >= 0:
                 os.close(descriptor)
-                self._discard(grave, lambda: self._admission.ledger.discharge(INDEX_DIRECTORY))
+                self._discard(grave, INDEX_DIRECTORY)
 
     def make_large(self, place: Place, label: Label, size: int) -> Backing | None:
         """Make an empty large object; None if somebody else was first."""
         self._namei.descriptors.check(LARGE_DESCRIPTORS)
         n_blocks = block_count(size)
         weight = weigh_large(size)
-        self._admission.admit(3, page_count(n_blocks * ENTRY_SIZE), weight)
-        grave, directory = self._graveyard.make_directory()
+        grave, directory = self._make_grave(3, page_count(n_blocks * ENTRY_SIZE), weight)
         keep = contextlib.ExitStack()
         keep.callback(os.close, directory)
         try:
@@ -80,11 +80,21 @@ class Creation:
             backing = self._namei.backing_of(place, seal, data=parts[0], directory=directory, map_=parts[1])
             grave = ""
             keep.pop_all()
+            self._ledger.settle(weight)
             return backing
         finally:
             keep.close()
             if grave:
-                self._discard(grave, lambda: self._admission.ledger.discharge(weight))
+                self._discard(grave, weight)
+
+    def _make_grave(self, n_files: int, n_pages: int, weight: Weight) -> tuple[str, int]:
+        """A directory to build in, paid for."""
+        self._admission.admit(n_files, n_pages, weight)
+        try:
+            return self._graveyard.make_directory()
+        except BaseException:
+            self._ledger.give_back(weight)
+            raise
 
     def _rename_into_place(self, place: Place, grave: str) -> bool:
         """Give a directory built in the graveyard its name.  False if the name is taken."""
@@ -121,7 +131,7 @@ class Creation:
         except BaseException as error:
             if data >= 0:
                 os.close(data)
-            self._admission.ledger.discharge(weigh_small(size))
+            self._ledger.give_back(weigh_small(size))
             if not isinstance(error, OSError) or error.errno not in _NO_TMPFILE:
                 raise
             temporary, data = self._make_temporary(size)
@@ -133,12 +143,12 @@ class Creation:
         """A file with a name in the graveyard.  Who deletes it settles the account: the reaper if we fail."""
         while True:
             name = self._graveyard.new_name()
-            self._admission.ledger.charge(weigh_small(size))
+            self._ledger.charge(weigh_small(size))
             try:
                 flags = OPEN_FILE | os.O_CREAT | os.O_EXCL
                 data = os.open(name, flags, FILE_MODE, dir_fd=self._graveyard.descriptor)
             except BaseException as error:
-                self._admission.ledger.discharge(weigh_small(size))
+                self._ledger.give_back(weigh_small(size))
                 if isinstance(error, FileExistsError):
                     continue
                 raise
@@ -148,9 +158,11 @@ class Creation:
                     return name, data
             except BaseException:
                 os.close(data)
+                self._ledger.settle(weigh_small(size))
                 self._graveyard.reap_grave(name)
                 raise
             os.close(data)  # another process took it for rubbish
+            self._ledger.settle(weigh_small(size))
 
     def publish_small(self, draft: Backing, label: Label) -> bool:
         """Give a whole draft its name.  False if the name is taken; the draft stays as it is."""
@@ -189,6 +201,7 @@ class Creation:
                     continue  # the container was removed while it was empty
                 draft.published = True
                 draft.temporary = None
+                self._ledger.settle(weigh_small(draft.size))
                 return True
 
     def discard_draft(self, draft: Backing) -> None:
@@ -198,15 +211,17 @@ class Creation:
             if draft.temporary is not None:
                 with contextlib.suppress(FileNotFoundError):
                     os.unlink(draft.temporary, dir_fd=self._graveyard.descriptor)
-            self._admission.ledger.discharge(weigh_small(draft.size))
+            self._ledger.give_back(weigh_small(draft.size))
 
-    def _discard(self, grave: str, settle: Callable[[], None]) -> None:
+    def _discard(self, grave: str, weight: Weight) -> None:
         with contextlib.suppress(FileNotFoundError):
             for name in ("data", "map"):
                 with contextlib.suppress(FileNotFoundError):
                     os.unlink(f"{grave}/{name}", dir_fd=self._graveyard.descriptor)
             os.rmdir(grave, dir_fd=self._graveyard.descriptor)
-            settle()
+            self._ledger.give_back(weight)
+            return
+        self._ledger.settle(weight)  # whoever took it for rubbish has taken it off
 
     # -- the directories above ------------------------------------------------------------
 
@@ -229,8 +244,9 @@ class Creation:
                     try:
                         os.mkdir(name, DIRECTORY_MODE, dir_fd=descriptor)
                     except BaseException:
-                        self._admission.ledger.discharge(HASH_DIRECTORY)
+                        self._ledger.give_back(HASH_DIRECTORY)
                         raise
+                    self._ledger.settle(HASH_DIRECTORY)
                 except FileExistsError:
                     pass
                 below = os.open(name, OPEN_DIRECTORY, dir_fd=descriptor)

@@ -91,13 +91,12 @@ class Graveyard:
         try:
             if not try_own(descriptor) or not is_linked(descriptor, self.descriptor, name):
                 return False
-            weight = weigh_grave(self.descriptor, name)
-            if stat.S_ISDIR(status.st_mode):
-                _empty(descriptor)
-                os.rmdir(name, dir_fd=self.descriptor)
-            else:
-                os.unlink(name, dir_fd=self.descriptor)
-            self._ledger.discharge(weight)
+            with self._ledger.removal(weigh_grave(self.descriptor, name)):
+                if stat.S_ISDIR(status.st_mode):
+                    _empty(descriptor)
+                    os.rmdir(name, dir_fd=self.descriptor)
+                else:
+                    os.unlink(name, dir_fd=self.descriptor)
             return True
         except FileNotFoundError:
             return False

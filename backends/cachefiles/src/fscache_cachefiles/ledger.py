@@ -6,6 +6,10 @@ removes something takes it off *after* it is gone; so a process that dies in bet
 account too high, never too low, and the ceilings hold with many writers and over restarts.
 `recount` puts right what crashes left over.
 
+Who counts does not find what is charged and not yet there, nor what is gone and still to be taken off.  So
+everybody who has the account open says in a slot of its own how much is on its way, and the slot holds for as
+long as it is locked: a crash unlocks it.
+
 What things weigh depends on nothing but their size and their valid pages, so that what was added
 is what is taken off: see the ``weigh`` functions.  They count a page for each inode's attributes
 and for each directory, which is what ext4 needs.
@@ -24,11 +28,13 @@ from dataclasses import dataclass
 import xxhash
 
 from fscache_cachefiles.blockmap import ENTRY_SIZE, block_count
-from fscache_cachefiles.lock import unlock_range, wait_lock_range
+from fscache_cachefiles.lock import try_lock_range, unlock_range, wait_lock_range
 from fscache_core.errors import CacheIOError, NoSpaceError
 from fscache_core.folio import PAGE_SHIFT, PAGE_SIZE, page_count
 
 _COUNTERS = struct.Struct("<8sQQQQ")
+_SLOT = struct.Struct("<QQQQ")  # on its way in: files, bytes; on its way out: files, bytes
+_SLOTS_START = 64  # the first 126 need no further block
 _MAGIC = b"fscache1"
 _LOCK_SECONDS = 10.0  # how long a holder may be stopped in the middle of a few microseconds of work
 _FILL_LOCKS_START = 1 << 40  # byte ranges beyond anything the file will hold
@@ -90,14 +96,19 @@ class Ledger:
         self.max_bytes = max_bytes
         self._count = count
         self._mutex = threading.Lock()
+        self._slot_start = _SLOTS_START
+        self._adding = self._removing = NOTHING
 
     def open(self) -> None:
         """Use the account that is there; if there is none, start one."""
         with self._locked():
+            while not try_lock_range(self.descriptor, self._slot_start, _SLOT.size):
+                self._slot_start += _SLOT.size
+            self._write_slot()
             self._read()
 
     def charge(self, weight: Weight) -> None:
-        """Add what is about to be stored.
+        """Add what is about to be stored.  `settle` or `give_back` follows.
 
         Raises:
           NoSpaceError: a ceiling would be passed; nothing was added.
@@ -112,7 +123,21 @@ class Ledger:
                 raise NoSpaceError(f"the cache would hold {files} files, and max_files is {self.max_files}")
             if self.max_bytes is not None and size > self.max_bytes:
                 raise NoSpaceError(f"the cache would hold {size} bytes, and max_bytes is {self.max_bytes}")
+            self._adding += weight
+            self._write_slot()
             self._write(files_in + weight.n_files, files_out, bytes_in + weight.n_bytes, bytes_out)
+
+    def settle(self, weight: Weight) -> None:
+        """What was charged is stored: who counts finds it."""
+        if weight != NOTHING:
+            with self._mutex:
+                self._adding -= weight
+                self._write_slot()
+
+    def give_back(self, weight: Weight) -> None:
+        """Take off what was charged and is not stored."""
+        self._discharge(weight)
+        self.settle(weight)
 
     def has_room(self, n_pages: int) -> bool:
         """Whether ``n_pages`` pages would pass no ceiling.  A hint: reads without the lock."""
@@ -125,8 +150,21 @@ class Ledger:
         size: int = bytes_in - bytes_out
         return size + (n_pages << PAGE_SHIFT) <= self.max_bytes
 
-    def discharge(self, weight: Weight) -> None:
-        """Take off what was removed."""
+    @contextmanager
+    def removal(self, weight: Weight) -> Iterator[None]:
+        """Around the step that removes something: takes it off, unless that raises."""
+        with self._mutex:
+            self._removing += weight
+            self._write_slot()
+        try:
+            yield
+            self._discharge(weight)
+        finally:
+            with self._mutex:
+                self._removing -= weight
+                self._write_slot()
+
+    def _discharge(self, weight: Weight) -> None:
         if weight == NOTHING:
             return
         with self._locked():
@@ -142,22 +180,53 @@ class Ledger:
         return Weight(files_in - files_out, bytes_in - bytes_out)
 
     def recount(self) -> Weight:
-        """Replace the account by what is found, while others go on.  Returns what was too much.
+        """Count what is there, while others go on, and correct the account by what that proves wrong.
 
-        What was added during the count is added once more, because the count may have missed
-        it: the account errs on the high side.
+        Of what is on its way when the count begins or ends, and of what comes and goes meanwhile, the
+        count tells nothing: by so much the account may be off it.
+
+        Returns:
+          What was too much; below zero what was missing.
         """
         with self._locked():
             before = self._read()
+            adding, _ = self._on_the_way()
         found = self._count()
         with self._locked():
-            files_in, files_out, bytes_in, bytes_out = self._read()
-            files = found.n_files + files_in - before[0]
-            size = found.n_bytes + bytes_in - before[2]
+            now = files_in, files_out, bytes_in, bytes_out = self._read()
+            _, removing = self._on_the_way()
+            came, went = (
+                Weight(max(now[k] - before[k], 0), max(now[k + 2] - before[k + 2], 0)) for k in (0, 1)
+            )
+            most, least = found + adding + came + removing, found - went
+            files = min(max(files_in - files_out, least.n_files), most.n_files)
+            size = min(max(bytes_in - bytes_out, least.n_bytes), most.n_bytes)
             drift = Weight(files_in - files_out - files, bytes_in - bytes_out - size)
             files_in, bytes_in = max(files_in, files), max(bytes_in, size)
             self._write(files_in, files_in - files, bytes_in, bytes_in - size)
         return drift
+
+    def _on_the_way(self) -> tuple[Weight, Weight]:
+        """In and out, of all who have the account open.  Call it locked."""
+        adding, removing = self._adding, self._removing
+        n_bytes = os.fstat(self.descriptor).st_size - _SLOTS_START
+        slots = os.pread(self.descriptor, max(n_bytes, 0) // _SLOT.size * _SLOT.size, _SLOTS_START)
+        for start, slot in enumerate(_SLOT.iter_unpack(slots)):
+            at = _SLOTS_START + start * _SLOT.size
+            if at == self._slot_start or not any(slot):
+                continue
+            if try_lock_range(self.descriptor, at, _SLOT.size):  # nobody's: a crash left it
+                os.pwrite(self.descriptor, bytes(_SLOT.size), at)
+                unlock_range(self.descriptor, at, _SLOT.size)
+                continue
+            adding += Weight(slot[0], slot[1])
+            removing += Weight(slot[2], slot[3])
+        return adding, removing
+
+    def _write_slot(self) -> None:
+        adding, removing = self._adding, self._removing
+        raw = _SLOT.pack(adding.n_files, adding.n_bytes, removing.n_files, removing.n_bytes)
+        os.pwrite(self.descriptor, raw, self._slot_start)
 
     def _read(self) -> tuple[int, int, int, int]:
         raw = os.pread(self.descriptor, _COUNTERS.size, 0)
@@ -165,7 +234,7 @@ class Ledger:
             magic, files_in, files_out, bytes_in, bytes_out = _COUNTERS.unpack(raw)
             if magic == _MAGIC and files_out <= files_in and bytes_out <= bytes_in:
                 return files_in, files_out, bytes_in, bytes_out
-        found = self._count()
+        found = self._count() + self._on_the_way()[0]
         self._write(found.n_files, 0, found.n_bytes, 0)
         return found.n_files, 0, found.n_bytes, 0
 

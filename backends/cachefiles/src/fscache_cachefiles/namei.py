@@ -303,8 +303,8 @@ class Namei:
                 if stat.S_ISDIR(status.st_mode):
                     grave = self._graveyard.bury_directory(container, place.name)
                 else:
-                    os.unlink(place.name, dir_fd=container)
-                    self._admission.ledger.discharge(weigh_small(status.st_size))
+                    with self._admission.ledger.removal(weigh_small(status.st_size)):
+                        os.unlink(place.name, dir_fd=container)
         except FileNotFoundError:
             pass
         finally:
@@ -349,12 +349,12 @@ class Namei:
         while names:
             path = "/".join(names)
             try:
-                os.rmdir(path, dir_fd=place.index.descriptor)
+                with self._admission.ledger.removal(HASH_DIRECTORY):
+                    os.rmdir(path, dir_fd=place.index.descriptor)
             except OSError as error:
                 if error.errno in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOENT, errno.ENOTDIR, errno.EBUSY):
                     return
                 raise
-            self._admission.ledger.discharge(HASH_DIRECTORY)
             names.pop()
 
     def remove_empty_index(self, place: Place, inode: int) -> bool:
@@ -368,7 +368,8 @@ class Namei:
             try:
                 if os.fstat(descriptor).st_ino != inode or not try_own(descriptor):
                     return False
-                os.rmdir(place.name, dir_fd=container)
+                with self._admission.ledger.removal(INDEX_DIRECTORY):
+                    os.rmdir(place.name, dir_fd=container)
             finally:
                 close_locked(descriptor)
         except OSError as error:
@@ -377,7 +378,6 @@ class Namei:
             raise
         finally:
             close_locked(container)
-        self._admission.ledger.discharge(INDEX_DIRECTORY)
         self.prune(place)
         return True
 

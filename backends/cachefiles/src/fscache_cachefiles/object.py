@@ -327,13 +327,16 @@ class Work:
         n_new = backing.new_pages(first, n_pages)
         if n_new:
             self.admission.admit(0, n_new, weigh_pages(n_new))
+        n_stored = n_new
         try:
             self.note_damage(obj, backing.store(first, content, *more))
         except BaseException:
             # Some pages may be stored all the same.  If even that cannot be told, all stay charged.
-            n_left = backing.new_pages(first, n_pages)
-            self.admission.ledger.discharge(weigh_pages(min(n_new, n_left)))
+            n_stored -= min(n_new, backing.new_pages(first, n_pages))
+            self.admission.ledger.give_back(weigh_pages(n_new - n_stored))
             raise
+        finally:
+            self.admission.ledger.settle(weigh_pages(n_stored))
         return True
 
     def _publish(self, obj: CachefilesObject, draft: Backing) -> None:
@@ -519,13 +522,15 @@ class Work:
                 try:
                     if reserved_size:
                         os.posix_fallocate(backing.data, 0, reserved_size)
+                    with self.admission.ledger.removal(weigh_pages(max(old - new, 0))):
+                        xattr.write_pin(backing.descriptor, Pin(obj.pinned, reserved_size))
                 except BaseException:
-                    self.admission.ledger.discharge(more)
+                    self.admission.ledger.give_back(more)
                     raise
-            xattr.write_pin(backing.descriptor, Pin(obj.pinned, reserved_size))
+                self.admission.ledger.settle(more)
+            else:
+                xattr.write_pin(backing.descriptor, Pin(obj.pinned, reserved_size))
             obj.reserved_size = backing.reserved_size = reserved_size
-            if not backing.is_small and new < old:
-                self.admission.ledger.discharge(weigh_pages(old - new))
         except NoSpaceError:
             return False
         except OSError as error:
