@@ -62,3 +62,25 @@ async def test_progress_moves_the_deadline(autojump_clock: MockClock) -> None:
         await progress_for_45_seconds()
     assert caught.value.kind is OriginTimeoutError
     assert trio.current_time() - began == pytest.approx(55)
+
+
+async def test_to_wait_for_a_turn_before_each_attempt_is_no_progress(autojump_clock: MockClock) -> None:
+    """An origin that breaks every connection at once is given up at the deadline."""
+    began = trio.current_time()
+
+    async def ask_again_and_again() -> None:
+        with patience(10**6, 0.1, 100.0) as patient:
+            while True:
+                with patient.waiting():
+                    await trio.sleep(1)
+                await patient.wait(Failure(OriginError, "reset", transient=True))
+
+    with pytest.raises(Failure, match="reset"):
+        await ask_again_and_again()
+    assert 90 < trio.current_time() - began < 150  # what was waited for a turn does not count
+
+
+async def test_what_fails_thousands_of_times_is_waited_for_as_before(autojump_clock: MockClock) -> None:
+    with patience(2000, 0.1, 10**9) as patient:
+        for _ in range(2000):
+            await patient.wait(Failure(OriginError, "500", transient=True))

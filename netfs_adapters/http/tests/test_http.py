@@ -124,7 +124,7 @@ async def test_bytes_are_announced_as_they_arrive(origin: CountingOrigin) -> Non
 
         buffer = bytearray(len(DATA))
         nursery.start_soon(netfs.fetch, file, 0, memoryview(buffer), arrived)
-        with trio.fail_after(20):
+        with trio.fail_after(120):
             await half.wait()
         assert buffer[:100_000] == DATA[:100_000]
         stall.release()
@@ -309,7 +309,7 @@ async def test_a_reader_of_a_range_does_not_wait_for_another_one_once_ranges_are
         file = await netfs.look_up(volume, path)
         nursery.start_soon(netfs.fetch, file, 0, memoryview(bytearray(2000)), lambda n: None)
         await trio.to_thread.run_sync(stall.wait_reached)
-        with trio.fail_after(10):
+        with trio.fail_after(120):
             assert await read(netfs, file, 4000, 2000) == DATA[4000:6000]
         stall.release()
 
@@ -361,7 +361,7 @@ async def test_answers_kept_open_do_not_use_up_the_connections(
         origin.put(f"{number}", DATA)
     netfs = quick(connections=connections)
     async with opened(netfs, origin.url()) as (volume, _):
-        with trio.fail_after(20):
+        with trio.fail_after(120):
             for number in range(6):
                 file = await netfs.look_up(volume, f"/{number}")
                 assert await read(netfs, file, 10, 10) == DATA[10:20]
@@ -528,7 +528,7 @@ async def test_an_origin_that_comes_back_during_a_fetch_is_read_on(origin: Count
         nursery.start_soon(
             netfs.fetch, file, 0, memoryview(buffer), lambda n: half.set() if n >= 300_000 else None
         )
-        with trio.fail_after(20):
+        with trio.fail_after(120):
             await half.wait()
         await trio.to_thread.run_sync(origin.stop)
         await trio.to_thread.run_sync(origin.start)
@@ -552,28 +552,50 @@ async def test_a_host_that_has_no_address_is_unreachable() -> None:
             await netfs.look_up(volume, path)
 
 
-async def test_a_stall_is_a_timeout_and_what_came_before_is_kept(origin: CountingOrigin) -> None:
-    netfs = quick(timeout_seconds="0.05", retries="1")
+async def test_a_stall_is_a_timeout_and_what_came_before_is_kept(
+    origin: CountingOrigin, mock_clock: trio.testing.MockClock
+) -> None:
+    """On a clock that stands still but for us, so that nothing is a stall but what we make one."""
+    netfs = quick(timeout_seconds="20", retries="1", backoff_seconds=0)
     async with opened(netfs, origin.url("a.bin")) as (volume, path):
         file = await netfs.look_up(volume, path)
         origin.fault("a.bin", Fault(stall=Stall(after=100_000)), times=100)
         buffer = bytearray(len(DATA))
         seen: list[int] = []
-        with pytest.raises(OriginTimeoutError, match="stopped answering"):
-            await netfs.fetch(file, 0, memoryview(buffer), seen.append)
+        came = {100_000: trio.Event(), 200_000: trio.Event()}
+
+        def arrived(n_bytes: int) -> None:
+            seen.append(n_bytes)
+            if n_bytes in came:
+                came[n_bytes].set()
+
+        async def let_time_pass() -> None:
+            for event in came.values():
+                await event.wait()
+                await trio.testing.wait_all_tasks_blocked()
+                mock_clock.jump(21)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(let_time_pass)
+            with pytest.raises(OriginTimeoutError, match="stopped answering"):
+                await netfs.fetch(file, 0, memoryview(buffer), arrived)
         assert seen[-1] == 200_000  # two attempts
         assert buffer[:200_000] == DATA[:200_000]
 
 
-async def test_the_deadline_ends_a_call_that_makes_no_progress(origin: CountingOrigin) -> None:
-    netfs = HttpNetfs(deadline_seconds=0.1, retries=10**6, backoff_seconds=0.0001)
+async def test_the_deadline_ends_a_call_that_makes_no_progress(
+    origin: CountingOrigin, mock_clock: trio.testing.MockClock
+) -> None:
+    """On a clock that stands still until something goes wrong, and goes fast then."""
+    netfs = HttpNetfs(deadline_seconds=60, timeout_seconds=600, retries=10**6, backoff_seconds=0.01)
     async with opened(netfs, origin.url("a.bin")) as (volume, path):
         file = await netfs.look_up(volume, path)
+        mock_clock.rate = 100
         origin.fault("a.bin", Fault(reset_after=0), times=10**6)
         with pytest.raises(OriginUnreachableError):
             await read(netfs, file)
         origin.fault("a.bin", Fault(stall=Stall(after=0)), times=10**6)
-        with pytest.raises(OriginTimeoutError, match=r"nothing came for 0\.1 s"):
+        with pytest.raises(OriginTimeoutError, match="nothing came for 60 s"):
             await read(netfs, file)
 
 
@@ -605,7 +627,7 @@ async def test_a_fetch_cancelled_at_any_step_leaves_good_bytes_and_gives_its_con
     data = DATA[:300_000]
     origin.put("b.bin", data)
     # With one connection, one that is not given back makes the next call hang.
-    netfs = quick(connections=1, deadline_seconds=10)
+    netfs = quick(connections=1, deadline_seconds=60)
     async with opened(netfs, origin.url("b.bin")) as (volume, path):
         file = await netfs.look_up(volume, path)
         for n_steps in range(10_000):
@@ -625,7 +647,7 @@ async def test_a_fetch_cancelled_at_any_step_leaves_good_bytes_and_gives_its_con
 
 async def test_a_look_up_cancelled_at_any_step_gives_its_connection_back(origin: CountingOrigin) -> None:
     for n_steps in range(10_000):
-        netfs = quick(connections=1, deadline_seconds=10)
+        netfs = quick(connections=1, deadline_seconds=60)
         async with opened(netfs, origin.url("a.bin")) as (volume, path):
             cancelled, _ = await cancelled_after(n_steps, partial(netfs.look_up, volume, path))
             assert netfs.get_attr(await netfs.look_up(volume, path)).size == len(DATA)
@@ -666,15 +688,23 @@ async def _cancellable(
         await function()
 
 
-async def test_to_wait_for_a_connection_is_not_the_silence_of_the_origin(origin: CountingOrigin) -> None:
+async def test_to_wait_for_a_connection_is_not_the_silence_of_the_origin(
+    origin: CountingOrigin, mock_clock: trio.testing.MockClock
+) -> None:
+    """On a clock that goes on with each piece that arrives, and not otherwise."""
     netfs = quick(connections=1, deadline_seconds=3, timeout_seconds=30)
     async with opened(netfs, origin.url("a.bin")) as (volume, path):
         file = await netfs.look_up(volume, path)
-        origin.rate = 200_000  # 5 s for the file
+        stall = Stall(after=1000)
+        origin.fault("a.bin", Fault(stall=stall))
+        began = trio.current_time()
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(read, netfs, file)
+            nursery.start_soon(read, netfs, file, 0, None, lambda n: mock_clock.jump(2.5))
+            await trio.to_thread.run_sync(stall.wait_reached)
+            nursery.start_soon(netfs.look_up, volume, path)
             await trio.testing.wait_all_tasks_blocked()
-            await netfs.look_up(volume, path)
+            stall.release()
+        assert trio.current_time() - began > 3
 
 
 # -- answers that no proper server gives -------------------------------------------------

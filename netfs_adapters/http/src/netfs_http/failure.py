@@ -57,11 +57,12 @@ class Patience:
     @contextmanager
     def waiting(self) -> Iterator[None]:
         """While in the block nothing is asked of the origin, so its silence means nothing."""
+        began, left = trio.current_time(), self.scope.deadline
         self.scope.deadline = math.inf
         try:
             yield
         finally:
-            self.progressed()
+            self.scope.deadline = left + trio.current_time() - began
 
     async def wait(self, failure: Failure) -> None:
         """Wait before the next attempt, or raise ``failure`` if there is to be none."""
@@ -70,7 +71,7 @@ class Patience:
         if not failure.transient or self.failures > self.retries:
             raise failure
         # Half of the delay is random, so that readers who failed together do not come back together.
-        delay = min(10.0, self.backoff_seconds * 2.0**self.failures) * random.uniform(0.5, 1)
+        delay = min(10.0, self.backoff_seconds * 2.0 ** min(self.failures, 64)) * random.uniform(0.5, 1)
         if failure.retry_after_seconds is not None:
             delay = failure.retry_after_seconds
         if trio.current_time() + delay > self.scope.deadline:
