@@ -6,7 +6,6 @@ import functools
 import http.server
 import os
 import shutil
-import socket
 import threading
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
@@ -16,6 +15,7 @@ import trio
 
 from fscache_core.errors import OriginNotFoundError, OriginPermissionError, StaleError
 from fscache_core.hookspecs import Strength
+from fscache_core.testing.workspace import free_port
 from netfs_http import HttpNetfs
 
 if TYPE_CHECKING:
@@ -46,8 +46,7 @@ async def nginx(directory: Path) -> AsyncIterator[str]:
     program = shutil.which("nginx", path=os.environ.get("PATH", os.defpath) + ":/usr/sbin")
     if program is None:
         pytest.skip("no nginx (Debian: apt-get install nginx-light)")
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     (directory / "www").mkdir()
     # As root, its worker would otherwise be a user who may not enter this directory.
     user = "user root;" if os.geteuid() == 0 else ""
@@ -55,7 +54,7 @@ async def nginx(directory: Path) -> AsyncIterator[str]:
     async with trio.open_nursery() as nursery:
         command = [program, "-e", str(directory / "log"), "-c", str(directory / "conf")]
         server = await nursery.start(trio.run_process, command)
-        with trio.fail_after(20):
+        with trio.fail_after(120):
             while True:
                 try:
                     await (await trio.open_tcp_stream("127.0.0.1", port)).aclose()

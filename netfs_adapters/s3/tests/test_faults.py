@@ -104,22 +104,29 @@ async def test_an_origin_that_breaks_several_times_is_read_to_the_end(
     assert len(origin.ranges_for(PATH)) > 2
 
 
-async def test_a_silent_transfer_is_begun_anew(origin: CountingOrigin) -> None:
+async def test_a_silent_transfer_is_begun_anew(
+    origin: CountingOrigin, autojump_clock: trio.testing.MockClock
+) -> None:
     stall = Stall(after=500_000)
-    async with reading("s3://photos", endpoint=origin.url(), anonymous=True, deadline_seconds=3) as reader:
+    async with reading("s3://photos", endpoint=origin.url(), anonymous=True, deadline_seconds=6) as reader:
         file = await reader.look_up("cat.jpg")
         origin.fault(PATH, Fault(stall=stall))
         assert await reader.fetch(file) == DATA
-        assert len(origin.ranges_for(PATH)) == 2
+        assert len(origin.ranges_for(PATH)) > 1
 
 
-async def test_slow_progress_is_progress(origin: CountingOrigin) -> None:
+async def test_slow_progress_is_progress(origin: CountingOrigin, mock_clock: trio.testing.MockClock) -> None:
     """The deadline counts from the last byte that arrived."""
-    async with reading("s3://photos", endpoint=origin.url(), anonymous=True, deadline_seconds=1.5) as reader:
+    mock_clock.rate = 1
+    async with reading("s3://photos", endpoint=origin.url(), anonymous=True, deadline_seconds=90) as reader:
         file = await reader.look_up("cat.jpg")
-        origin.rate = 600_000
+        origin.rate = 3_000_000  # so that most of it has arrived when the connection is reset
         origin.fault(PATH, Fault(reset_after=450_000), times=100)
-        assert await reader.fetch(file) == DATA
+        buffer = bytearray(len(DATA))
+        began = trio.current_time()
+        await reader.netfs.fetch(file, 0, memoryview(buffer), lambda n: mock_clock.jump(45))
+        assert buffer == DATA
+        assert trio.current_time() - began > 90
 
 
 async def test_an_origin_that_comes_back_is_read_on(origin: CountingOrigin) -> None:
@@ -142,8 +149,13 @@ async def test_an_origin_that_comes_back_is_read_on(origin: CountingOrigin) -> N
 # -- what does not pass --------------------------------------------------------------------
 
 
-async def test_a_busy_origin_is_reported_at_the_deadline(origin: CountingOrigin) -> None:
-    async with reading("s3://photos", endpoint=origin.url(), anonymous=True, deadline_seconds=0.5) as reader:
+# Where the clock jumps, only the pauses between attempts count: obstore's own silence is measured by another.
+
+
+async def test_a_busy_origin_is_reported_at_the_deadline(
+    origin: CountingOrigin, autojump_clock: trio.testing.MockClock
+) -> None:
+    async with reading("s3://photos", endpoint=origin.url(), anonymous=True, deadline_seconds=60) as reader:
         file = await reader.look_up("cat.jpg")
         origin.fault(PATH, Fault(status=503), times=1000)
         with pytest.raises(OriginError) as raised:
@@ -154,9 +166,16 @@ async def test_a_busy_origin_is_reported_at_the_deadline(origin: CountingOrigin)
         )
 
 
-async def test_a_silent_origin_is_reported_at_the_deadline(origin: CountingOrigin) -> None:
-    async with reading("s3://photos", endpoint=origin.url(), anonymous=True, deadline_seconds=0.6) as reader:
-        file = await reader.look_up("cat.jpg")
+async def test_a_silent_origin_is_reported_at_the_deadline(
+    origin: CountingOrigin, autojump_clock: trio.testing.MockClock
+) -> None:
+    options: dict[str, str | bool] = {"endpoint": origin.url(), "anonymous": True}
+    async with (
+        reading("s3://photos", **options) as patient,
+        reading("s3://photos", deadline_seconds=0.6, **options) as reader,
+    ):
+        aux = patient.netfs.get_aux(await patient.look_up("cat.jpg"))
+        file = reader.netfs.recall_file(reader.volume, "cat.jpg", aux, len(DATA))
         origin.fault(PATH, Fault(stall=Stall(after=0)), times=1000)
         with pytest.raises(OriginTimeoutError) as raised:
             await reader.fetch(file)
@@ -189,13 +208,18 @@ async def test_a_missing_key_is_not_found(reader: Reader) -> None:
     "endpoint", ["http://127.0.0.1:{port}", "http://host.invalid:{port}"], ids=["refused", "dns"]
 )
 @pytest.mark.parametrize("path", ["cat.jpg", "odd//cat.jpg", ""])
-async def test_an_origin_that_is_not_there_is_reported_in_one_line(endpoint: str, path: str) -> None:
+async def test_an_origin_that_is_not_there_is_reported_in_one_line_after_the_time_to_connect(
+    endpoint: str, path: str, autojump_clock: trio.testing.MockClock
+) -> None:
     url = endpoint.format(port=free_port())
-    async with reading("s3://photos", endpoint=url, anonymous=True, connect_seconds=0.3) as reader:
-        with trio.fail_after(30), pytest.raises(OriginUnreachableError) as raised:
+    async with reading("s3://photos", endpoint=url, anonymous=True, connect_seconds=20) as reader:
+        began = trio.current_time()
+        with pytest.raises(OriginUnreachableError) as raised:
             await reader.look_up(path)
+        assert 10 < trio.current_time() - began <= 20
         assert url in str(raised.value)
-        assert "refused" in str(raised.value) or "Name or service" in str(raised.value)
+        causes = ("refused", "Name or service", "name resolution")  # the last: of a resolver that is slow
+        assert any(cause in str(raised.value) for cause in causes)
         assert "\n" not in str(raised.value)
 
 
@@ -325,7 +349,7 @@ async def _cancel_a_fetch(origin: CountingOrigin, reader: Reader) -> None:
 
 async def test_waiting_before_a_retry_is_cancelled_at_once(origin: CountingOrigin, reader: Reader) -> None:
     origin.fault(PATH, Fault(status=503), times=1000)
-    with trio.fail_after(10), trio.move_on_after(0.5) as scope:
+    with trio.fail_after(120), trio.move_on_after(0.5) as scope:
         await reader.look_up("cat.jpg")
     assert scope.cancelled_caught
 

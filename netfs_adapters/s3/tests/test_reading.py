@@ -54,15 +54,15 @@ async def test_a_key_of_any_characters_is_read_and_listed(
     account: S3Server, reader: Reader, key: str
 ) -> None:
     data = f"this is {key}".encode()
-    account.put(BUCKET, f"odd/{key}", data)
+    account.put(BUCKET, f"any/{key}", data)
     account.put(BUCKET, key, data)
     location = reader.netfs.parse_url(f"s3://{BUCKET}/{key}")
     assert (location.volume, location.path) == (f"s3://{BUCKET}", key)
     assert await reader.read(key) == data
-    found = await _walk(reader, "odd")
-    assert f"odd/{key}" in found
+    found = await _walk(reader, "any")
+    assert f"any/{key}" in found
     account.delete(BUCKET, key)
-    account.delete(BUCKET, f"odd/{key}")
+    account.delete(BUCKET, f"any/{key}")
 
 
 async def _walk(reader: Reader, directory: str) -> list[str]:
@@ -249,7 +249,7 @@ async def test_an_empty_object_ending_in_a_slash_marks_a_directory(account: S3Se
 
 
 async def test_a_listing_has_all_pages(account: S3Server, reader: Reader) -> None:
-    with trio.fail_after(60):
+    with trio.fail_after(300):
         async with trio.open_nursery() as nursery:
             for n in range(1001):
                 nursery.start_soon(trio.to_thread.run_sync, account.put, BUCKET, f"many/{n:04}", b"")
