@@ -152,7 +152,7 @@ def test_an_error_arrives_as_itself(
 
 
 def test_what_the_body_raises_goes_through_and_the_thread_ends() -> None:
-    before = threading.active_count()
+    before = set(threading.enumerate())
 
     def use() -> None:
         with blocking.open_fscache() as fscache:
@@ -161,7 +161,8 @@ def test_what_the_body_raises_goes_through_and_the_thread_ends() -> None:
 
     with pytest.raises(KeyError):
         use()
-    assert threading.active_count() == before
+    begun = set(threading.enumerate()) - before  # a worker of trio's may stay for a while
+    assert "fscache" not in {thread.name for thread in begun}
 
 
 def test_bad_arguments_are_the_callers_error_at_once() -> None:
@@ -388,7 +389,7 @@ def test_threads_that_read_while_the_cache_is_closed_get_bytes_or_one_clear_erro
             started.wait()
             fscache.open_file(url).pread(0, 10)
         for thread in threads:
-            thread.join(30)
+            thread.join(240)
             assert not thread.is_alive()
     assert len(outcomes) == 40
     assert all("closed" in outcome for outcome in outcomes)
@@ -414,12 +415,12 @@ def test_a_file_may_be_closed_while_others_read_it(
             results = [pool.submit(reader, file, started) for _ in range(4)]
             started.wait()
             file.close()
-            assert all(result.result(30) for result in results)
+            assert all(result.result(240) for result in results)
 
 
 def run_python(code: str, *args: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-c", code, *args], capture_output=True, text=True, timeout=60, check=False
+        [sys.executable, "-c", code, *args], capture_output=True, text=True, timeout=240, check=False
     )
 
 
@@ -471,7 +472,7 @@ def test_a_fork_while_other_threads_read_leaves_nothing_locked_in_the_child(tmp_
             for _ in range(30):
                 pid = os.fork()
                 if pid == 0:
-                    signal.alarm(20)  # ends the child with a signal if it hangs
+                    signal.alarm(120)  # ends the child with a signal if it hangs
                     status = 1
                     try:
                         file.seek(4096)

@@ -113,7 +113,7 @@ def test_the_programs_of_a_page_run(page: Path, served: dict[str, str], tmp_path
     programs = [block for block in blocks_of(page) if block.language == "python"]
     file = tmp_path / "program.py"
     file.write_text(substituted("\n\n".join(block.text for block in programs), served))
-    done = subprocess.run([sys.executable, file], capture_output=True, text=True, cwd=tmp_path, timeout=120)
+    done = subprocess.run([sys.executable, file], capture_output=True, text=True, cwd=tmp_path, timeout=500)
     assert done.stderr == ""
     assert done.returncode == 0
 
@@ -123,7 +123,7 @@ def test_the_programs_of_a_page_run(page: Path, served: dict[str, str], tmp_path
 def test_the_commands_run(block: Block, served: dict[str, str], tmp_path: Path) -> None:
     commands = "".join(line for line in block.text.splitlines(True) if not line.startswith("make "))
     script = f"set -eu\n{substituted(commands, served)}"
-    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, cwd=tmp_path, timeout=120)
+    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, cwd=tmp_path, timeout=500)
     assert done.stderr == ""
     assert done.returncode == 0
 

@@ -24,7 +24,7 @@ def run(program: str | Path, *arguments: str | Path, **environment: str) -> str:
     """Standard output of a program that must succeed in silence."""
     command = [sys.executable, program, *map(str, arguments)]
     done = subprocess.run(
-        command, capture_output=True, text=True, env={**os.environ, **environment}, timeout=200
+        command, capture_output=True, text=True, env={**os.environ, **environment}, timeout=500
     )
     assert done.stderr == ""
     assert done.returncode == 0, done.stdout
@@ -179,7 +179,7 @@ def test_the_third_party_backend_is_found_by_name_where_it_is_installed(
         "--root-user-action=ignore",
     ]
     command = [*pip, "--no-deps", "--no-build-isolation", "--target", str(site), str(PACKAGE)]
-    subprocess.run(command, check=True, timeout=120)
+    subprocess.run(command, check=True, timeout=500)
     path = os.pathsep.join([str(site), *filter(None, [os.environ.get("PYTHONPATH")])])
     environment = {"HOME": str(tmp_path), "PYTHONPATH": path}
     fscache = ["-c", "from fscache_core.cli import main; main()"]

@@ -52,7 +52,7 @@ class Stall:
         self._reached = threading.Event()
         self._released = threading.Event()
 
-    def wait_reached(self, timeout_seconds: float = 30.0) -> None:
+    def wait_reached(self, timeout_seconds: float = 240.0) -> None:
         """Block until a response has sent its first `after` bytes and waits.
 
         Raises:

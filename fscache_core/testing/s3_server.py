@@ -252,7 +252,7 @@ class CephServer(_S3ServerFiles):
             command = ["radosgw", "-c", str(self._config), "-n", "client.rgw.a", "-f"]
             self._gateway = self._workspace.spawn(command, "radosgw.out")
             try:
-                self._gateway.wait_ready(self._answers, 60, "radosgw")
+                self._gateway.wait_ready(self._answers, 240, "radosgw")
             except ServerFailedError as error:
                 self.stop()
                 log = self._workspace.directory / "client.rgw.a.log"
@@ -301,7 +301,7 @@ class MotoServer(_S3ServerFiles):
         """Listen again, on the same port.  No effect on a running server."""
         if not self._running:
             self._process.send("start")
-            self._process.wait_ready(lambda: port_is_open(self.port), 60, "moto")
+            self._process.wait_ready(lambda: port_is_open(self.port), 240, "moto")
             self._running = True
 
     def stop(self) -> None:
@@ -309,7 +309,7 @@ class MotoServer(_S3ServerFiles):
         if self._running:
             self.client.close()
             self._process.send("stop")
-            self._process.wait_ready(lambda: not port_is_open(self.port), 60, "the end of moto's listening")
+            self._process.wait_ready(lambda: not port_is_open(self.port), 240, "the end of moto's listening")
             self._running = False
 
 

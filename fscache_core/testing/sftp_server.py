@@ -167,7 +167,7 @@ class OpenSSHServer(_SftpServerFiles):
         config = self._workspace.directory / "sshd_config"
         self._sshd = self._workspace.spawn([SSHD, "-D", "-e", "-f", config], "sshd.log")
         try:
-            self._sshd.wait_ready(self._answers, 60, "sshd")
+            self._sshd.wait_ready(self._answers, 240, "sshd")
         except ServerFailedError:
             self.stop()
             raise
@@ -273,7 +273,7 @@ class AsyncsshServer(_SftpServerFiles):
         await self._break_connections()
 
     def _run(self, coroutine: Coroutine[object, object, _T]) -> _T:
-        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(30)
+        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(240)
 
     def start(self) -> None:
         """Listen again, on the same port with the same keys.  No effect on a running server."""

@@ -201,7 +201,7 @@ class Workspace:
         self._processes.append(process)
         return process
 
-    def run(self, command: Sequence[str | Path], timeout_seconds: float = 60.0) -> bytes:
+    def run(self, command: Sequence[str | Path], timeout_seconds: float = 240.0) -> bytes:
         """Run a set-up command to its end and return its standard output.
 
         Raises:

@@ -69,7 +69,7 @@ class Reader:
         self.process.stdin.flush()
 
     def digest(self) -> str:
-        out, _ = self.process.communicate(timeout=120)
+        out, _ = self.process.communicate(timeout=500)
         assert self.process.returncode == 0
         return out.strip()
 

@@ -63,7 +63,7 @@ def test_fifteen_hundred_files_are_open_with_1024_descriptors(tmp_path: Path, co
             [sys.executable, "-c", READER, tmp_path / "tree", tmp_path / "cache", str(n_files), coherency],
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=500,
             check=False,
         )
         assert done.returncode == 0, done.stderr

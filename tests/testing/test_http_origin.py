@@ -30,7 +30,7 @@ class Answer:
 
 
 def _get(origin: CountingOrigin, path: str = "a.bin", method: str = "GET", **headers: str) -> Answer:
-    connection = http.client.HTTPConnection(origin.host, origin.port, timeout=60)
+    connection = http.client.HTTPConnection(origin.host, origin.port, timeout=240)
     try:
         names = {name.replace("_", "-"): value for name, value in headers.items()}
         connection.request(method, origin.url(path), headers=names)
@@ -63,7 +63,7 @@ def test_whole_files_and_ranges_come_back_and_are_counted(origin: CountingOrigin
 
 
 def test_one_connection_serves_many_requests(origin: CountingOrigin) -> None:
-    connection = http.client.HTTPConnection(origin.host, origin.port, timeout=60)
+    connection = http.client.HTTPConnection(origin.host, origin.port, timeout=240)
     for _ in range(3):
         connection.request("GET", "/a.bin")
         assert connection.getresponse().read() == DATA
@@ -166,7 +166,7 @@ def test_faults_happen_as_often_as_told_and_then_no_more(origin: CountingOrigin)
 def test_a_reset_comes_after_the_bytes_told(origin: CountingOrigin, n_bytes: int) -> None:
     # Content-Length promises more than the file has, so that a reset at the file's end is seen too.
     origin.fault("a.bin", Fault(reset_after=n_bytes, extra=10))
-    connection = http.client.HTTPConnection(origin.host, origin.port, timeout=60)
+    connection = http.client.HTTPConnection(origin.host, origin.port, timeout=240)
     connection.request("GET", "/a.bin")
     with pytest.raises(ConnectionResetError):
         connection.getresponse().read()
@@ -178,9 +178,9 @@ def test_a_reset_comes_after_the_bytes_told(origin: CountingOrigin, n_bytes: int
 def test_offline_breaks_what_is_under_way(origin: CountingOrigin, how: str) -> None:
     stall = Stall(after=1000)
     origin.fault("a.bin", Fault(stall=stall))
-    idle = http.client.HTTPConnection(origin.host, origin.port, timeout=60)
+    idle = http.client.HTTPConnection(origin.host, origin.port, timeout=240)
     idle.request("GET", "/a.bin", headers={"If-None-Match": "*"})
-    busy = http.client.HTTPConnection(origin.host, origin.port, timeout=60)
+    busy = http.client.HTTPConnection(origin.host, origin.port, timeout=240)
     idle_answer = idle.getresponse()
     idle_answer.read()
     origin.fault("a.bin", Fault(stall=stall))
@@ -209,7 +209,7 @@ def test_rate_and_latency_can_be_set_and_do_not_outlive_a_stop(origin: CountingO
     origin.latency_seconds = 0.001
     assert _get(origin).body == DATA
     origin.rate = 10.0  # the file would take seven hours
-    connection = http.client.HTTPConnection(origin.host, origin.port, timeout=60)
+    connection = http.client.HTTPConnection(origin.host, origin.port, timeout=240)
     connection.request("GET", "/a.bin")
     answer = connection.getresponse()
     origin.stop()
@@ -221,7 +221,7 @@ def test_rate_and_latency_can_be_set_and_do_not_outlive_a_stop(origin: CountingO
 def test_no_thread_is_left_behind() -> None:
     before = set(threading.enumerate())
     with CountingOrigin({"a.bin": DATA}) as origin:
-        connection = http.client.HTTPConnection(origin.host, origin.port, timeout=60)
+        connection = http.client.HTTPConnection(origin.host, origin.port, timeout=240)
         connection.request("GET", "/a.bin")
         connection.getresponse().read()
     connection.close()

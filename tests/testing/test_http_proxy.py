@@ -33,7 +33,7 @@ def proxy(origin: CountingOrigin) -> Iterator[HttpProxy]:
 
 @pytest.fixture
 def client(proxy: HttpProxy) -> Iterator[http.client.HTTPConnection]:
-    client = http.client.HTTPConnection(proxy.host, proxy.port, timeout=30)
+    client = http.client.HTTPConnection(proxy.host, proxy.port, timeout=240)
     yield client
     client.close()
 

@@ -48,7 +48,7 @@ def fork_to_read(file: BlockingFile, offset: int, size: int) -> int:
     """Status of a child that reads there."""
     pid = os.fork()
     if pid == 0:
-        signal.alarm(60)  # ends a child that hangs
+        signal.alarm(240)  # ends a child that hangs
         status = 1
         try:
             status = 0 if file.pread(offset, size) == DATA[offset : offset + size] else 2
