@@ -87,7 +87,8 @@ class Reader:
         self.slot = slot
 
     async def run(self, rng: random.Random, deadline: float) -> None:
-        while time.monotonic() < deadline:
+        # Longer on a machine where nobody came to read anything in that time.
+        while time.monotonic() < deadline or not self.tally[READS].total():
             number = rng.randrange(self.n_files)
             name = f"file{number}"
             if rng.random() < 0.05:
@@ -171,8 +172,11 @@ def change_while_reading(
             origin.put(f"file{number}", bytes_of(f"file{number}", 1))
         for _ in range(processes):
             os.write(go, origin.url("").ljust(100).encode())
+        began = time.monotonic()
         while alive:
-            time.sleep(rng.expovariate(1 / 0.005))
+            # Ever less often when the time is over: somebody may be waiting for a version that lasts.
+            slowness = max(1.0, (time.monotonic() - began) / (seconds + 5)) ** 2
+            time.sleep(slowness * rng.expovariate(1 / 0.005))
             number = rng.randrange(files)
             versions[number] += 1
             origin.put(f"file{number}", bytes_of(f"file{number}", versions[number]))
