@@ -35,6 +35,15 @@ def usage(session: Session) -> tuple[int, int]:
     return held.n_files, held.n_bytes
 
 
+def promise_on_disk(cache: Path) -> tuple[bool, int]:
+    """Whether the object "file" is pinned, and how many bytes are reserved for it."""
+    (entry,) = [path for path in cache.rglob("D*") if path.name[3:] == "file"]
+    if b"user.CacheFiles.pin" not in xattr.list(str(entry)):
+        return False, 0
+    value: bytes = xattr.get(str(entry), "user.CacheFiles.pin")
+    return bool(value[0]), int.from_bytes(value[1:], "little")
+
+
 async def _read_many(cache: Path, names: list[str], size: int, **options: object) -> int:
     """Read files in one process; how many pages it had to fetch."""
     n_fetched = 0
@@ -171,13 +180,7 @@ async def test_a_filesystem_that_turns_read_only_while_in_use_costs_the_store_an
 async def test_who_pins_and_who_reserves_leave_each_other_what_they_were_promised(
     tmp_path: Path, size: int
 ) -> None:
-    def promised() -> tuple[bool, int]:
-        (entry,) = [path for path in tmp_path.rglob("D*") if path.name[3:] == "file"]
-        if b"user.CacheFiles.pin" not in xattr.list(str(entry)):
-            return False, 0
-        value: bytes = xattr.get(str(entry), "user.CacheFiles.pin")
-        return bool(value[0]), int.from_bytes(value[1:], "little")
-
+    promised = partial(promise_on_disk, tmp_path)
     async with bound(tmp_path) as session:
         await session.read(await session.open(Netfile("file", size)))
     async with bound(tmp_path) as one, bound(tmp_path) as other:
@@ -366,3 +369,26 @@ async def test_nothing_stays_open_after_the_cache_is_withdrawn(tmp_path: Path, m
                 await session.fill(cookie, 0, min(page_count(size), 1))
         assert open_files()
     assert open_files() == []
+
+
+@pytest.mark.parametrize("size", [5000, 300_000])
+async def test_promises_made_at_the_same_moment_are_all_kept(tmp_path: Path, size: int) -> None:
+    async with bound(tmp_path) as session:
+        await session.read(await session.open(Netfile("file", size)))
+    async with bound(tmp_path) as one, bound(tmp_path) as other:
+        mine = await one.open(Netfile("file", size))
+        others = await other.open(Netfile("file", size))
+        for _ in range(100):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(mine.pin)
+                nursery.start_soon(others.reserve_space, 4096)
+            assert promise_on_disk(tmp_path) == (True, 4096)
+            assert await one.backend.is_pinned(mine.object)
+            assert await other.backend.is_pinned(others.object)
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(others.unpin)
+                nursery.start_soon(mine.reserve_space, 0)
+            assert promise_on_disk(tmp_path) == (False, 0)
+            assert not await one.backend.is_pinned(mine.object)
+            assert not await other.backend.is_pinned(others.object)
+        assert one.backend.recount() == NOTHING

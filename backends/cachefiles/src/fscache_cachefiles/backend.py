@@ -420,7 +420,7 @@ class CachefilesBackend:
 
     @cache_hook
     async def is_pinned(self, obj: "CacheObject") -> bool:
-        return _own(obj).pinned
+        return (await self._in_thread(self._bound().promise_of, _own(obj))).pinned
 
     @cache_hook
     async def reserve_space(self, obj: "CacheObject", reserved_size: int) -> ReserveOutcome:

@@ -93,7 +93,7 @@ class Creation:
         try:
             return self._graveyard.make_directory()
         except BaseException:
-            self._ledger.give_back(weight)
+            self._ledger.settle(weight)  # it may be there: who reaps it, or counts, takes it off
             raise
 
     def _rename_into_place(self, place: Place, grave: str) -> bool:

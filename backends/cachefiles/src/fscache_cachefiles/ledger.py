@@ -18,6 +18,7 @@ The same file carries the fill locks of small objects (`fill_lock_start`): those
 their own until they are whole.
 """
 
+import errno
 import os
 import struct
 import threading
@@ -36,6 +37,7 @@ _COUNTERS = struct.Struct("<8sQQQQ")
 _SLOT = struct.Struct("<QQQQ")  # on its way in: files, bytes; on its way out: files, bytes
 _SLOTS_START = 64  # the first 126 need no further block
 _MAGIC = b"fscache1"
+_PROMISES_AT = 1  # the byte whose lock is theirs; that of the counters is 0
 _LOCK_SECONDS = 10.0  # how long a holder may be stopped in the middle of a few microseconds of work
 _FILL_LOCKS_START = 1 << 40  # byte ranges beyond anything the file will hold
 
@@ -96,6 +98,7 @@ class Ledger:
         self.max_bytes = max_bytes
         self._count = count
         self._mutex = threading.Lock()
+        self._promises = threading.Lock()
         self._slot_start = _SLOTS_START
         self._adding = self._removing = NOTHING
 
@@ -124,8 +127,12 @@ class Ledger:
             if self.max_bytes is not None and size > self.max_bytes:
                 raise NoSpaceError(f"the cache would hold {size} bytes, and max_bytes is {self.max_bytes}")
             self._adding += weight
-            self._write_slot()
-            self._write(files_in + weight.n_files, files_out, bytes_in + weight.n_bytes, bytes_out)
+            try:
+                self._write_slot()
+                self._write(files_in + weight.n_files, files_out, bytes_in + weight.n_bytes, bytes_out)
+            except BaseException:
+                self._adding -= weight
+                raise
 
     def settle(self, weight: Weight) -> None:
         """What was charged is stored: who counts finds it."""
@@ -153,16 +160,17 @@ class Ledger:
     @contextmanager
     def removal(self, weight: Weight) -> Iterator[None]:
         """Around the step that removes something: takes it off, unless that raises."""
-        with self._mutex:
-            self._removing += weight
-            self._write_slot()
         try:
+            self._mark_removing(weight)
             yield
             self._discharge(weight)
         finally:
-            with self._mutex:
-                self._removing -= weight
-                self._write_slot()
+            self._mark_removing(NOTHING - weight)
+
+    def _mark_removing(self, weight: Weight) -> None:
+        with self._mutex:
+            self._removing += weight
+            self._write_slot()
 
     def _discharge(self, weight: Weight) -> None:
         if weight == NOTHING:
@@ -172,6 +180,20 @@ class Ledger:
             files_out = min(files_in, files_out + weight.n_files)
             bytes_out = min(bytes_in, bytes_out + weight.n_bytes)
             self._write(files_in, files_out, bytes_in, bytes_out)
+
+    @contextmanager
+    def promising(self) -> Iterator[None]:
+        """Around reading and writing a pin: one at a time, in all processes.
+
+        Who waits for a stopped process goes on without: it might lose its own promise, no other.
+        """
+        with self._promises:
+            locked = wait_lock_range(self.descriptor, _PROMISES_AT, 1, _LOCK_SECONDS)
+            try:
+                yield
+            finally:
+                if locked:
+                    unlock_range(self.descriptor, _PROMISES_AT, 1)
 
     def usage(self) -> Weight:
         """What the cache holds according to the account."""
@@ -226,7 +248,12 @@ class Ledger:
     def _write_slot(self) -> None:
         adding, removing = self._adding, self._removing
         raw = _SLOT.pack(adding.n_files, adding.n_bytes, removing.n_files, removing.n_bytes)
-        os.pwrite(self.descriptor, raw, self._slot_start)
+        try:
+            os.pwrite(self.descriptor, raw, self._slot_start)
+        except OSError as error:
+            # Some filesystems need room for any write.  Better a count that is off than no removal.
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
 
     def _read(self) -> tuple[int, int, int, int]:
         raw = os.pread(self.descriptor, _COUNTERS.size, 0)

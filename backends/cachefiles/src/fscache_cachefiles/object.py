@@ -447,25 +447,34 @@ class Work:
         backing = self._backing_for_promise(obj)
         if backing is None:
             return False
-        self._see_promises(obj, backing)
-        xattr.write_pin(backing.descriptor, Pin(True, obj.reserved_size))
-        obj.pinned = True
+        with self.admission.ledger.promising():
+            self._see_promises(obj, backing)
+            xattr.write_pin(backing.descriptor, Pin(True, obj.reserved_size))
+            obj.pinned = True
         return True
 
     def unpin(self, obj: CachefilesObject) -> None:
         if obj.backing is None:
             self.adopt(obj)
-        if obj.backing is not None and obj.backing.published:
-            self._see_promises(obj, obj.backing)
-            xattr.write_pin(obj.backing.descriptor, Pin(False, obj.reserved_size))
-        obj.pinned = False
+        with self.admission.ledger.promising():
+            if obj.backing is not None and obj.backing.published:
+                self._see_promises(obj, obj.backing)
+                xattr.write_pin(obj.backing.descriptor, Pin(False, obj.reserved_size))
+            obj.pinned = False
+
+    def promise_of(self, obj: CachefilesObject) -> Pin:
+        """What the object was promised, by whatever process."""
+        backing = obj.backing
+        if backing is None or not backing.published:
+            return Pin(obj.pinned, obj.reserved_size)
+        try:
+            return xattr.read_pin(backing.descriptor) or xattr.NO_PIN
+        except xattr.BadAttributeError:
+            return xattr.NO_PIN  # a damaged one promises nothing
 
     def _see_promises(self, obj: CachefilesObject, backing: Backing) -> None:
         """Learn what other processes have been promised of the object since we looked."""
-        try:
-            pin = xattr.read_pin(backing.descriptor) or xattr.NO_PIN
-        except xattr.BadAttributeError:
-            pin = xattr.NO_PIN  # a damaged one promises nothing
+        pin = self.promise_of(obj)
         obj.pinned = pin.pinned
         obj.reserved_size = backing.reserved_size = min(pin.reserved_size, obj.size)
 
@@ -512,25 +521,10 @@ class Work:
             backing = self._backing_for_promise(obj)
             if backing is None:
                 return False
-            self._see_promises(obj, backing)
-            if not backing.is_small:
-                old = count_pages(backing.map, page_count(backing.reserved_size))
-                new = count_pages(backing.map, page_count(reserved_size))
-                more = weigh_pages(max(new - old, 0))
-                if new > old:
-                    self.admission.admit(0, new - old, more)
-                try:
-                    if reserved_size:
-                        os.posix_fallocate(backing.data, 0, reserved_size)
-                    with self.admission.ledger.removal(weigh_pages(max(old - new, 0))):
-                        xattr.write_pin(backing.descriptor, Pin(obj.pinned, reserved_size))
-                except BaseException:
-                    self.admission.ledger.give_back(more)
-                    raise
-                self.admission.ledger.settle(more)
-            else:
-                xattr.write_pin(backing.descriptor, Pin(obj.pinned, reserved_size))
-            obj.reserved_size = backing.reserved_size = reserved_size
+            with self.admission.ledger.promising():
+                self._see_promises(obj, backing)
+                self._pay(backing, reserved_size, pinned=obj.pinned)
+                obj.reserved_size = backing.reserved_size = reserved_size
         except NoSpaceError:
             return False
         except OSError as error:
@@ -538,6 +532,28 @@ class Work:
                 return False
             raise
         return True
+
+    def _pay(self, backing: Backing, reserved_size: int, *, pinned: bool) -> None:
+        """Charge or take off the difference, and put on disk what is reserved from now on."""
+        ledger = self.admission.ledger
+        old, new = 0, 0  # a small object is paid for as a whole
+        if not backing.is_small:
+            old = count_pages(backing.map, page_count(backing.reserved_size))
+            new = count_pages(backing.map, page_count(reserved_size))
+        more = weigh_pages(max(new - old, 0))
+        if new > old:
+            self.admission.admit(0, new - old, more)
+        try:
+            if reserved_size and not backing.is_small:
+                os.posix_fallocate(backing.data, 0, reserved_size)
+        except BaseException:
+            ledger.give_back(more)
+            raise
+        try:
+            with ledger.removal(weigh_pages(max(old - new, 0))):
+                xattr.write_pin(backing.descriptor, Pin(pinned, reserved_size))
+        finally:
+            ledger.settle(more)
 
 
 def _neighbours(folios: Sequence[Folio], size: int) -> Iterator[tuple[int, list[memoryview]]]:
