@@ -122,6 +122,17 @@ async def test_a_jump_host_is_gone_through(server: OpenSSHServer, home: Path) ->
     assert log.read_text().count("Accepted publickey") == logins + 2
 
 
+async def test_a_jump_host_named_as_an_option_is_gone_through(server: OpenSSHServer, home: Path) -> None:
+    (home / "config").write_text(
+        f"Host *\n  IdentityFile {server.client_key}\n  UserKnownHostsFile {server.known_hosts}\n"
+    )
+    log = server.client_key.parent / "sshd.log"
+    logins = log.read_text().count("Accepted publickey")
+    netfs = SshfsNetfs(proxy_jump=f"{server.user}@127.0.0.1:{server.port}")
+    await look_up_root(netfs, server.url, server)
+    assert log.read_text().count("Accepted publickey") == logins + 2
+
+
 async def test_a_proxy_command_is_gone_through(server: OpenSSHServer, home: Path) -> None:
     carry = home / "carry.py"
     carry.write_text(

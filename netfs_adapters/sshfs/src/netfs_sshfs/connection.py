@@ -20,6 +20,7 @@ from fscache_core.errors import FscacheError, OriginTimeoutError, OriginUnreacha
 from netfs_sshfs.faults import FAULTS, LOST, about, was_answered, why_failed, why_not_connected
 from netfs_sshfs.handles import Handles
 from netfs_sshfs.url import DEFAULT_PORT
+from netfs_sshfs.wire import Road
 from netfs_sshfs.writing import Writer
 
 if TYPE_CHECKING:
@@ -222,7 +223,9 @@ class Connection:
             more["keepalive_interval"] = _KEEPALIVE_SECONDS
         asked = asyncssh.SSHClientConnectionOptions(asked, **more)
         client.known_hosts = asked.known_hosts or _default_known_hosts()
-        return await asyncssh.connect(endpoint.host, endpoint.port, options=asked)
+        tunnel = Road(asked) if _is_direct(asked) else asked.tunnel
+        # Named here, not only in the options: `connect` would overrule them.
+        return await asyncssh.connect(endpoint.host, endpoint.port, options=asked, tunnel=tunnel)
 
     def _drop(self, session: Session) -> None:
         session.connection.abort()
@@ -237,6 +240,16 @@ class Connection:
         if self._session is not None:
             await self._session.close()
             self._session = None
+
+
+def _is_direct(options: asyncssh.SSHClientConnectionOptions) -> bool:
+    """Whether a connection is made to the host itself, whatever more asyncssh finds in ssh_config."""
+    return not (
+        options.tunnel
+        or options.proxy_command
+        or options.canonicalize_hostname
+        or options.config.has_match_final()
+    )
 
 
 def _default_known_hosts() -> str | bytes:
