@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 import trio
+import trio.testing
 
 from fscache_core.plugins import NetfsFacade
 from fscache_core.testing.interruption import cancelled_after
@@ -135,7 +136,9 @@ async def test_cancelled_at_any_checkpoint(
             if not cancelled:
                 break
         assert n_steps >= 1
-        # Connections may be kept, so many as are allowed, and no more.
-        assert len(os.listdir("/proc/self/fd")) <= n_descriptors + 2 * PARALLEL
+        # Connections may be kept, so many as are allowed, and no more; other threads still close some.
+        with trio.fail_after(240):
+            while len(os.listdir("/proc/self/fd")) > n_descriptors + 2 * PARALLEL:
+                await trio.testing.wait_all_tasks_blocked(0.01)
         await netfs.close_volume(volume)
         assert all(buffer == after for buffer, after in buffers), "written to after it was given back"

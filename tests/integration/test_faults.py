@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import random
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ParamSpec, TypeVar, cast
 
 import pytest
 import trio
@@ -21,6 +21,7 @@ from fscache_core import (
     StaleError,
     open_fscache,
 )
+from fscache_core.domain import Limits
 from fscache_core.testing.http_origin import CountingOrigin, Fault, Stall
 from fscache_core.testing.interruption import cancelled_after
 from fscache_memory import MemoryBackend
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
 
     AddCache = Callable[[FsCache], Awaitable[Cache]]
 
+P = ParamSpec("P")
+R = TypeVar("R")
 MIB = 1 << 20
 PIECE = 65536
 
@@ -56,7 +59,8 @@ def add_cache(request: pytest.FixtureRequest, tmp_path: Path) -> AddCache:
 
 
 def impatient() -> HttpNetfs:
-    return HttpNetfs(timeout_seconds=3, deadline_seconds=10, retries=1, backoff_seconds=0)
+    """Asks once more and at once, however slow the machine is."""
+    return HttpNetfs(timeout_seconds=60, deadline_seconds=120, retries=1, backoff_seconds=0)
 
 
 async def cached_of(add_cache: AddCache, url: str, *versions: bytes) -> int:
@@ -168,36 +172,74 @@ async def test_after_a_fault_that_passes_the_file_is_read_as_it_is(
 
 
 async def test_an_origin_that_stalls_is_given_up_at_the_deadline(
-    fscache_http_origin: CountingOrigin, add_cache: AddCache
+    fscache_http_origin: CountingOrigin, add_cache: AddCache, mock_clock: trio.testing.MockClock
 ) -> None:
     origin = fscache_http_origin
     origin.put("a", data := content(4 * MIB))
     stall = Stall(after=100_000)
-    async with open_fscache() as fscache:
+    mock_clock.rate = 1
+
+    async def let_time_pass() -> None:
+        while True:
+            await trio.testing.wait_all_tasks_blocked(0.05)
+            mock_clock.jump(61)
+
+    async with open_fscache(limits=Limits(hook_seconds=10**9)) as fscache:
         await add_cache(fscache)
         fscache.add_netfs(impatient(), scheme="http")
         async with await fscache.open_file(origin.url("a")) as file:
             origin.fault("a", Fault(stall=stall), times=1000)
-            with pytest.raises(OriginTimeoutError, match="bytes"):
-                await file.read(0, 4 * MIB)
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(let_time_pass)
+                with pytest.raises(OriginTimeoutError, match="bytes"):
+                    await file.read(0, 4 * MIB)
+                nursery.cancel_scope.cancel()
             stall.release()
             origin.clear_faults()
             assert await file.read(0, 4 * MIB) == data
     assert await cached_of(add_cache, origin.url("a"), data) == 4 * MIB
 
 
+class Slow:
+    """A wrapper of an adapter: some seconds pass before each piece that arrives."""
+
+    def __init__(self, clock: trio.testing.MockClock, seconds: float, stall: Stall) -> None:
+        self.clock, self.seconds, self.stall = clock, seconds, stall
+
+    def wrap(self, hook: str, proceed: Callable[P, R]) -> Callable[P, R]:
+        if hook != "fetch":
+            return proceed
+        fetch = cast("Callable[..., Awaitable[None]]", proceed)
+
+        async def slow(file: object, offset: int, buffer: memoryview, arrived: Callable[[int], None]) -> None:
+            def later(n_bytes: int) -> None:
+                self.clock.jump(self.seconds)
+                self.stall.release()
+                arrived(n_bytes)
+
+            await fetch(file, offset, buffer, later)
+
+        return cast("Callable[P, R]", slow)
+
+
 async def test_an_origin_that_is_slow_is_waited_for(
-    fscache_http_origin: CountingOrigin, add_cache: AddCache
+    fscache_http_origin: CountingOrigin, add_cache: AddCache, mock_clock: trio.testing.MockClock
 ) -> None:
     origin = fscache_http_origin
     origin.put("a", data := content(MIB))
-    origin.rate, origin.latency_seconds = MIB / 4, 0.1
-    async with open_fscache() as fscache:
+    origin.fault(
+        "a", Fault(stall=(stall := Stall(after=MIB // 2))), times=100
+    )  # it comes in two pieces at least
+    mock_clock.rate = 1
+    began = trio.current_time()
+    async with open_fscache(limits=Limits(hook_seconds=10**9)) as fscache:
         await add_cache(fscache)
-        fscache.add_netfs(HttpNetfs(deadline_seconds=2), scheme="http")  # the file takes twice as long
+        netfs = HttpNetfs(deadline_seconds=60, timeout_seconds=60)
+        fscache.add_netfs(netfs, scheme="http", wrappers=[Slow(mock_clock, 40, stall)])
         async with await fscache.open_file(origin.url("a")) as file:
             assert await file.read(0, MIB) == data
     assert origin.bytes_sent == MIB
+    assert trio.current_time() - began > 60
 
 
 async def test_an_origin_that_goes_away_and_comes_back_is_read_on(

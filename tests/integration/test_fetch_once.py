@@ -30,11 +30,13 @@ READER = """
 import hashlib, sys
 import trio
 from fscache_core import Readahead, open_fscache
+from fscache_core.domain import Limits
 
 url, directory, window = sys.argv[1:]
 
 async def main():
-    async with open_fscache(readahead=Readahead(max_size=int(window), fetch_size=1 << 20)) as fscache:
+    readahead, limits = Readahead(max_size=int(window), fetch_size=1 << 20), Limits(store_size=1 << 20)
+    async with open_fscache(readahead=readahead, limits=limits) as fscache:
         await fscache.add_cache("cachefiles", dir=directory)
         print("ready", flush=True)
         await trio.to_thread.run_sync(sys.stdin.readline)

@@ -47,9 +47,9 @@ def origin(
     for name, value in origins.environment.items():
         monkeypatch.setenv(name, value)
     patience: dict[str, object] = (
-        {"deadline_seconds": 4, "reconnect_seconds": 2}
+        {"deadline_seconds": 60, "reconnect_seconds": 2, "outage_seconds": 4}
         if request.param == "sshfs"
-        else {"deadline_seconds": 3}
+        else {"deadline_seconds": 60}
     )
     options = {**origins.netfs_options[request.param], **patience}
     if request.param == "sshfs":

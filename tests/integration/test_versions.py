@@ -120,17 +120,19 @@ def hammer(
     stop = threading.Event()
 
     def keep_changing() -> None:
-        number = 2
+        number, began = 2, time.monotonic()
         while not stop.is_set():
             change(number)
             number += 1
-            # Now and then long enough to be cached, now and then not.
-            time.sleep(0.15 if number % 8 == 0 else 0.004 * (number % 7))
+            # Now and then long enough to be cached, now and then not; on a machine where that is never long
+            # enough to be read, ever longer.
+            slowness = max(1.0, (time.monotonic() - began) / (10 * SECONDS))
+            stop.wait(slowness**2 * (0.15 if number % 8 == 0 else 0.004 * (number % 7)))
 
     changer = threading.Thread(target=keep_changing)
     changer.start()
     try:
-        ended = [process.communicate(timeout=120) for process in processes]
+        ended = [process.communicate(timeout=500) for process in processes]
     finally:
         stop.set()
         changer.join()

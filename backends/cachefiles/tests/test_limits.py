@@ -66,7 +66,7 @@ async def test_max_bytes_holds_with_many_writers_and_over_restarts(tmp_path: Pat
                 names = [f"{turn} {writer} {number}" for number in range(2 * limit // size // 4)]
                 nursery.start_soon(partial(_read_many, tmp_path, names, size, max_bytes=limit))
         _, taken = disk_usage(tmp_path)
-        assert limit / 2 < taken <= limit
+        assert limit / 3 < taken <= limit  # on a tmpfs names and attributes take nothing
 
 
 async def test_max_files_holds(tmp_path: Path) -> None:
