@@ -1101,7 +1101,9 @@ def test_stats_adds_up_what_every_process_counted(
     assert first["stores_n"] > 0
     origin.put("a.bin", CONTENT[::-1])
     shell.output("cat", "--cache", cachefiles, origin.url("a.bin"))
-    assert counters()["stores_n"] == 2 * first["stores_n"]
+    second = counters()
+    assert second["cookies_dat"] == 2 * first["cookies_dat"]
+    assert second["stores_n"] > first["stores_n"]  # one more, or several where bytes came slowly
 
 
 def test_stats_prints_what_the_kernel_or_prometheus_would(shell: Shell, cachefiles: str) -> None:

@@ -49,7 +49,7 @@ from fscache_core.outcome import NOT_RESIDENT
 LARGE_DESCRIPTORS = 3
 
 _ENTRY_LOCKS_START = 1 << 40  # byte ranges of the map file beyond any page index
-_ENTRY_LOCK_SECONDS = 1.0
+_ENTRY_LOCK_SECONDS = 5.0
 
 #: Bytes written and summed up at a time: the second pass finds them in the processor's cache.  For larger
 #: writes the kernel takes larger pieces of memory, which nobody has used lately: a write of 16 MiB takes
