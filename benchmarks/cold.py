@@ -38,6 +38,7 @@ WRITE_SIZE = 256 << 10
 CIPHERS = "^aes128-gcm@openssh.com,aes256-gcm@openssh.com"
 #: What the adapter asks for.
 KEEPALIVE_SECONDS = 10
+WINDOW_SIZE = 16 << 20
 LIKEWISE = "asyncssh over the adapter's wire, to a file"
 
 
@@ -77,7 +78,7 @@ async def sftp_alone(stage: Stage, rounds: Rounds, path: Path, memory: memoryvie
 
 
 async def sftp_likewise(stage: Stage, rounds: Rounds, path: Path) -> None:
-    """asyncssh with all that the adapter gives it: keepalives and a TCP connection of its own."""
+    """asyncssh with all that the adapter gives it: a larger window, keepalives, and a TCP connection of its own."""
     road = Road(asyncssh.SSHClientConnectionOptions(config=None, keepalive_interval=KEEPALIVE_SECONDS))
     async with connected(stage, road) as sftp:
         with rounds.timed(LIKEWISE):
@@ -87,6 +88,9 @@ async def sftp_likewise(stage: Stage, rounds: Rounds, path: Path) -> None:
 @asynccontextmanager
 async def connected(stage: Stage, road: Road | None = None) -> AsyncIterator[asyncssh.SFTPClient]:
     server = stage.sftp
+    more: dict[str, Any] = {}
+    if road is not None:
+        more = {"tunnel": road, "keepalive_interval": KEEPALIVE_SECONDS, "window": WINDOW_SIZE}
     async with (
         asyncssh.connect(
             server.host,
@@ -97,8 +101,7 @@ async def connected(stage: Stage, road: Road | None = None) -> AsyncIterator[asy
             encryption_algs=CIPHERS,
             config=None,
             agent_path=None,
-            tunnel=() if road is None else road,
-            keepalive_interval=0 if road is None else KEEPALIVE_SECONDS,
+            **more,
         ) as connection,
         connection.start_sftp_client() as sftp,
     ):

@@ -109,6 +109,16 @@ async def test_an_alias_of_ssh_config_is_a_host(server: OpenSSHServer, home: Pat
     await look_up_root(SshfsNetfs(), "sshfs://box/", server)
 
 
+async def test_the_address_to_come_from_is_heeded(server: OpenSSHServer, home: Path) -> None:
+    (home / "config").write_text(
+        f"Host *\n  BindAddress 127.0.0.77\n  AddressFamily inet\n  IdentityFile {server.client_key}\n"
+        f"  UserKnownHostsFile {server.known_hosts}\n"
+    )
+    log = server.client_key.parent / "sshd.log"
+    await look_up_root(SshfsNetfs(), server.url, server)
+    assert f"Accepted publickey for {server.user} from 127.0.0.77 " in log.read_text()
+
+
 async def test_a_jump_host_is_gone_through(server: OpenSSHServer, home: Path) -> None:
     (home / "config").write_text(
         f"Host jump\n  HostName 127.0.0.1\n  Port {server.port}\n"
