@@ -584,8 +584,8 @@ class CacheContract:
 
             async def reached(event: threading.Event, what: str) -> None:
                 event.clear()
-                if not await trio.to_thread.run_sync(event.wait, 10):
-                    wrong.append(f"not within 10 s: {what}")
+                if not await trio.to_thread.run_sync(event.wait, 240):
+                    wrong.append(f"not within 240 s: {what}")
 
             async def write(version: int) -> None:
                 origin_file(cookie.netfs_data).aux = b"%d" % version
@@ -780,7 +780,7 @@ class CacheContract:
                 await session.fill(await session.file(b"%d" % number))
                 (await session.file(b"first", aux=b"%d" % number)).invalidate()
                 await (await session.file(b"third")).relinquish(retire=True)
-        assert len(os.listdir("/proc/self/fd")) == n_descriptors
+        assert len(os.listdir("/proc/self/fd")) <= n_descriptors  # earlier tests may have left some to go
         assert trio.lowlevel.current_statistics().tasks_living == n_tasks
 
     async def test_many_files_at_once(self, store: object) -> None:
