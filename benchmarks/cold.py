@@ -78,7 +78,7 @@ async def sftp_alone(stage: Stage, rounds: Rounds, path: Path, memory: memoryvie
 
 
 async def sftp_likewise(stage: Stage, rounds: Rounds, path: Path) -> None:
-    """asyncssh with all that the adapter gives it: a larger window, keepalives, and a TCP connection of its own."""
+    """asyncssh with all that the adapter gives it: a window, keepalives, a TCP connection of its own."""
     road = Road(asyncssh.SSHClientConnectionOptions(config=None, keepalive_interval=KEEPALIVE_SECONDS))
     async with connected(stage, road) as sftp:
         with rounds.timed(LIKEWISE):
