@@ -352,8 +352,9 @@ def test_ctrl_c_while_a_file_is_opened_leaves_no_file_open(
             )
             try:
                 timer.start()
-                while True:
+                while timer.is_alive():
                     fscache.open_file(url).close()
+                timer.join()
             except KeyboardInterrupt:
                 pass
             timer.join()
