@@ -1,7 +1,7 @@
 """The TCP connection below asyncssh, with fewer system calls and fewer copies than asyncio's own.
 
 asyncssh takes every packet off the front of all that has come and is not dealt with yet, by copying the rest:
-of what asyncio reads at once (256 KiB, into fresh memory) it copies each byte some eight times for that
+of what asyncio reads at once (256 KiB, into fresh memory) it copies each byte some six times for that
 alone.  So it is given what comes in small pieces.  And it sends two packets for each request, by themselves,
 and the server wakes up for each: what is written in one turn of the loop goes out together.
 
