@@ -68,6 +68,7 @@ def wheelhouse(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """
     directory = tmp_path_factory.mktemp("wheelhouse")
     pip = [sys.executable, "-m", "pip", "--no-input", "--disable-pip-version-check"]
+    pip += ["--timeout", "60", "--retries", "10"]  # of an index that is as busy as the machine
     wheel = ["wheel", "-q", "--no-build-isolation", "-c", str(ROOT / "constraints.txt")]
     run(*pip, *wheel, "-w", str(directory), str(ROOT), *map(str, PLUGINS), cwd=directory)
     return directory
