@@ -104,7 +104,8 @@ async def test_pages_of_the_old_version_never_come_under_the_new_label(tmp_path:
             await session.fill(cookie, 0, n_pages // 2)
         mine.version = 2  # only the second half differs at the origin, say
         first.update()
-        await trio.testing.wait_all_tasks_blocked(0.05)
+        while first.aux_updated or first.object.state.name != "WAIT_FOR_CMD":  # the new label is written
+            await trio.lowlevel.checkpoint()
         await two.fill(second)  # old bytes, by one who does not know yet
         await two.close(second)
         await one.close(first)
