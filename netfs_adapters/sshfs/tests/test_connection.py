@@ -396,7 +396,7 @@ async def test_a_dead_connection_is_noticed_by_keepalives_and_made_again(
 async def test_a_slow_read_that_goes_on_arriving_outlives_the_deadline(
     server: OpenSSHServer, directory: Path, road: Road, make_file: MakeFile, make_netfs: MakeNetfs
 ) -> None:
-    data = random.Random(4).randbytes(8 * MIB)
+    data = random.Random(4).randbytes(5 * MIB)
     netfs = make_netfs(server, known_hosts=road.known_hosts, deadline_seconds=2, keepalive_seconds=0)
     volume = await netfs.open_volume(netfs.parse_url(f"sshfs://{server.user}@127.0.0.1:{road.port}"))
     file = await look_up_in_the_end(netfs, volume, make_file(directory / "a", data))
@@ -405,9 +405,11 @@ async def test_a_slow_read_that_goes_on_arriving_outlives_the_deadline(
     async def hold_up() -> None:
         while True:
             road.block()
-            await trio.sleep(0.2)
+            await trio.sleep(0.05)
+            n_sent = road.bytes_sent
             road.clear()
-            await trio.sleep(0.001)
+            while road.bytes_sent == n_sent:  # two pieces of 64 KiB get through, however fast the machine is
+                await trio.lowlevel.checkpoint()
 
     began = trio.current_time()
     async with trio.open_nursery() as nursery:
