@@ -34,6 +34,7 @@ from fscache_core.testing.workspace import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
     from types import TracebackType
 
@@ -244,20 +245,23 @@ class CephServer(_S3ServerFiles):
         admin = ["radosgw-admin", "-c", str(self._config), "-n", "client.rgw.a"]
         keys = ["--access-key", self.access_key, "--secret-key", self.secret_key]
         user = ["--uid", "fscache-test", "--display-name", "fscache test"]
-        self._workspace.run([*admin, "user", "create", *user, *keys])
+        _once_the_store_answers(lambda: self._workspace.run([*admin, "user", "create", *user, *keys]))
 
     def start(self) -> None:
         """Start the gateway, on the same port.  No effect if it runs."""
         if self._gateway is None:
-            command = ["radosgw", "-c", str(self._config), "-n", "client.rgw.a", "-f"]
-            self._gateway = self._workspace.spawn(command, "radosgw.out")
-            try:
-                self._gateway.wait_ready(self._answers, 240, "radosgw")
-            except ServerFailedError as error:
-                self.stop()
-                log = self._workspace.directory / "client.rgw.a.log"
-                text = log.read_text(errors="replace")[-2000:] if log.exists() else ""
-                raise ServerFailedError(f"{error}\n{text}") from error
+            _once_the_store_answers(self._start_gateway)
+
+    def _start_gateway(self) -> None:
+        command = ["radosgw", "-c", str(self._config), "-n", "client.rgw.a", "-f"]
+        self._gateway = self._workspace.spawn(command, "radosgw.out")
+        try:
+            self._gateway.wait_ready(self._answers, 240, "radosgw")
+        except ServerFailedError as error:
+            self.stop()
+            log = self._workspace.directory / "client.rgw.a.log"
+            text = log.read_text(errors="replace")[-2000:] if log.exists() else ""
+            raise ServerFailedError(f"{error}\n{text}") from error
 
     def _answers(self) -> bool:
         for process in self._cluster:
@@ -271,6 +275,19 @@ class CephServer(_S3ServerFiles):
             self.client.close()
             self._gateway.stop(grace_seconds=5)
             self._gateway = None
+
+
+def _once_the_store_answers(begin: Callable[[], object]) -> None:
+    """Do it again if a program of the gateway's gave up because the store did not answer in time."""
+    attempts_left = 20
+    while True:
+        attempts_left -= 1
+        try:
+            begin()
+            return
+        except ServerFailedError as error:
+            if not attempts_left or "init storage provider" not in str(error):
+                raise
 
 
 class MotoServer(_S3ServerFiles):

@@ -178,6 +178,24 @@ def _install(directory: Path, program: str, text: str) -> None:
     (directory / program).chmod(0o755)
 
 
+def test_a_gateway_that_gives_up_before_the_store_answers_is_started_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if (why := ceph_missing()) is not None:
+        pytest.skip(why)
+    for program in ("radosgw", "radosgw-admin"):
+        says = "Couldn't init storage provider (RADOS)"
+        gives_up = f'mkdir {tmp_path}/{program}-tried && echo "{says}" >&2 && exit 5'
+        _install(tmp_path, program, f'{gives_up}\nexec {shutil.which(program)} "$@"')
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    with CephServer() as server:
+        assert (tmp_path / "radosgw-tried").exists()
+        assert (tmp_path / "radosgw-admin-tried").exists()
+        server.create_bucket("late")
+        server.put("late", "key", b"x")
+        assert server.get("late", "key") == b"x"
+
+
 @pytest.mark.parametrize(
     ("program", "text", "says"),
     [
