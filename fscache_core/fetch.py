@@ -23,6 +23,15 @@ from fscache_core.page import lock_pages, read_or_alloc_pages, unlock_pages, wri
 if TYPE_CHECKING:
     from fscache_core.inode import Inode
     from fscache_core.object import CacheObject
+    from fscache_core.readahead import Window
+
+#: A range is asked for as a whole, if the adapter can, where all of it is likely to be there within so many
+#: seconds; and in any case up to so many bytes.  Else its bytes are handed on as they arrive.
+WHOLE_SECONDS = 0.25
+WHOLE_SIZE = 256 << 10
+
+#: Seconds after which an origin that was fast is not any more: then its bytes are handed on as they arrive.
+WHOLE_PATIENCE_SECONDS = 5.0
 
 #: Arrived bytes are stored in runs of at least this many bytes while more are to come.
 STORE_SIZE = 1 << 20
@@ -49,14 +58,16 @@ class Fetch:
         "inode",
         "n_waiting",
         "over",
+        "reader",
         "ready",
         "scope",
         "size",
         "stored",
     )
 
-    def __init__(self, inode: Inode, first: int, n_pages: int, *, ask_cache: bool) -> None:
+    def __init__(self, inode: Inode, first: int, n_pages: int, reader: Window, *, ask_cache: bool) -> None:
         self.inode = inode
+        self.reader = reader  #: whose read, or read-ahead, it was started for
         self.first = first
         self.end = first + n_pages
         self._ask_cache = ask_cache
@@ -119,11 +130,14 @@ class Fetch:
 
     def give_buffer(self) -> None:
         """Let the next fetch have the memory.  Nothing more is ready."""
-        memory = self._buffer.obj
-        assert isinstance(memory, bytearray)
         self.ready = PageRuns()
+        self._put_buffer(memoryview(b""))
+
+    def _put_buffer(self, buffer: memoryview) -> None:
+        """Take ``buffer`` for what is ready, and give back the memory there was."""
+        memory, old, self._buffer = self._buffer.obj, self._buffer, buffer
         try:
-            self._buffer.release()
+            old.release()
         except BufferError:
             return
         self.inode.volume.domain.fetch_buffers.give(memory)
@@ -142,6 +156,8 @@ class Fetch:
                     await self._read_cached()
                 for first, n_missing in list(self.ready.gaps(self.first, n_pages)):
                     await self._fetch(first, n_missing)
+                if inode.n_open:
+                    inode.read_ahead(*self.reader.arrived(), self.reader)
         except FscacheError as error:
             self.error = error
         finally:
@@ -181,12 +197,9 @@ class Fetch:
     async def _fetch(self, first: int, n_pages: int) -> None:
         inode = self.inode
         stats = inode.volume.stats
-        folio = self._folio(first, n_pages)
-        size = len(folio.buffer)
+        offset, size = first << PAGE_SHIFT, inode.bytes_of(first, n_pages)
         if inode.volume.coherency.offline:
-            raise OfflineError(
-                f"{inode}: offline, and bytes {folio.offset} to {folio.offset + size - 1} are not cached"
-            )
+            raise OfflineError(f"{inode}: offline, and bytes {offset} to {offset + size - 1} are not cached")
         at = 0  # bytes arrived
         ready = 0  # whole pages made ready
         kept = 0  # pages handed to the cache
@@ -220,12 +233,36 @@ class Fetch:
                 keep(aligned if aligned > kept else ready)
 
         try:
-            netfs = inode.netfs
-            await netfs.call("fetch", netfs.fetch, inode.netfs_data, folio.offset, folio.buffer, arrived)
+            started = trio.current_time()
+            if not await self._fetch_whole(offset, size):
+                netfs, buffer = inode.netfs, self._folio(first, n_pages).buffer
+                await netfs.call("fetch", netfs.fetch, inode.netfs_data, offset, buffer, arrived)
+            if size > WHOLE_SIZE:
+                inode.volume.fetch_speed = size / max(trio.current_time() - started, 1e-6)
             if at < size:
                 arrived(size)
         finally:
             keep(ready)
+
+    async def _fetch_whole(self, offset: int, size: int) -> bool:
+        """Have the adapter's own memory for a buffer.  False if that cannot be, or would take too long."""
+        inode = self.inode
+        netfs, likely = inode.netfs, inode.volume.fetch_speed * WHOLE_SECONDS
+        if netfs.fetch_whole is None or size != self.size or size > max(WHOLE_SIZE, likely):
+            return False
+        with trio.move_on_after(WHOLE_PATIENCE_SECONDS) as patience:
+            memory = await netfs.call("fetch_whole", netfs.fetch_whole, inode.netfs_data, offset, size)
+        if patience.cancelled_caught:
+            return False
+        try:
+            buffer = memoryview(memory).cast("B")
+        except TypeError:
+            buffer = memoryview(b"")
+        if len(buffer) != size:
+            message = f"netfs {netfs.name}: fetch_whole returned {type(memory).__name__}, not {size} bytes"
+            raise PluginError(message, plugin=netfs.name)
+        self._put_buffer(buffer)
+        return True
 
     def _store(self, first: int, n_pages: int) -> None:
         if n_pages:

@@ -1,10 +1,12 @@
 """Memory that fetches have used and the next ones use again.
 
-Fresh memory costs more than what is done with it: the system clears every page of it, and `bytearray` does
-once more, both under the interpreter's lock.
+Fresh memory costs more than what is done with it: the system clears every page of it, under the
+interpreter's lock.  So it is mapped, and costs nothing before it is written to, and used again.
 """
 
 from __future__ import annotations
+
+import mmap
 
 #: Bytes kept for the next fetches while some are under way.
 FREE_SIZE = 16 << 20
@@ -19,24 +21,26 @@ class FetchBuffers:
     __slots__ = ("_free", "size")
 
     def __init__(self) -> None:
-        self._free: list[bytearray] = []  # in the order they were given back
+        self._free: list[mmap.mmap] = []  # in the order they were given back
         self.size = 0  #: bytes
 
-    def take(self, size: int) -> bytearray:
+    def take(self, size: int) -> bytearray | mmap.mmap:
         """A buffer of ``size`` bytes, whatever is in it."""
+        if size < SMALLEST_KEPT:
+            return bytearray(size)
         for at in reversed(range(len(self._free))):  # the latest: the processor may have it still
             if len(self._free[at]) == size:
                 self.size -= size
                 return self._free.pop(at)
-        return bytearray(size)
+        return mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)  # a forked child has its own
 
-    def give(self, buffer: bytearray) -> None:
-        """Take a buffer back, unless somebody holds on to it in spite of the contract."""
-        if len(buffer) < SMALLEST_KEPT:
+    def give(self, buffer: object) -> None:
+        """Take a buffer back, unless somebody holds on to it in spite of the contract.  Others are let go."""
+        if not isinstance(buffer, mmap.mmap):
             return
         try:
-            buffer.append(buffer.pop())  # refused while there is any view of it
-        except BufferError:
+            buffer.resize(len(buffer))  # refused while there is any view of it
+        except (BufferError, SystemError):  # or where the system cannot do that
             return
         self._free.append(buffer)
         self.size += len(buffer)

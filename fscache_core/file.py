@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 #: Hits between two full checkpoints: a full one costs more than the hit.
 CHECKPOINT_EVERY = 32
 
+#: Bytes copied out of fetches between two full checkpoints.
+CHECKPOINT_SIZE = 4 << 20
+
 #: Bytes per piece when a file is read as a stream.
 CHUNK_SIZE = 1 << 20
 
@@ -39,6 +42,7 @@ class File:
         "_hits",
         "_reopening",
         "_told_size",
+        "_unyielded",
         "_version",
         "_window",
         "inode",
@@ -50,6 +54,7 @@ class File:
         self.inode = inode  #: read-only; another one once it is reopened
         self._window = Window(volume.readahead)
         self._hits = 0
+        self._unyielded = 0  # bytes
         self._closed = False
         # The version that bytes were handed out of.  In a table of one, because `dict.setdefault` lets one
         # of several threads decide, without a lock that a fork could leave taken.
@@ -114,7 +119,12 @@ class File:
             view = view[:n]
         inode = self.inode
         read = inode.cookie.read_resident
-        if read is not None and read(offset, view) == n and (self._version is inode or self.decide(inode)):
+        if (
+            read is not None
+            and not (inode.fetches and inode.has_arrived(offset))
+            and read(offset, view) == n
+            and (self._version is inode or self.decide(inode))
+        ):
             stats = self.volume.stats
             stats.hits += 1
             stats.bytes_from_cache += n
@@ -147,10 +157,15 @@ class File:
     def read_on(self, end: int) -> None:
         """Read ahead of a sequential reader that has come to ``end``."""
         if not self._closed:
-            self.inode.read_ahead(*self._window.advance(end))
+            self.inode.read_ahead(*self._window.advance(end), self._window)
 
     async def _readinto_slowly(self, offset: int, buffer: memoryview) -> int:
-        await trio.lowlevel.checkpoint()
+        self._unyielded += len(buffer)
+        if self._unyielded < CHECKPOINT_SIZE and self.inode.has_arrived(offset):
+            await trio.lowlevel.checkpoint_if_cancelled()
+        else:
+            self._unyielded = 0
+            await trio.lowlevel.checkpoint()
         while True:
             n = self._clamp(offset, len(buffer))
             if n == 0:
@@ -159,7 +174,7 @@ class File:
             inode, window = self.inode, self._window
             asked = window.ahead
             try:
-                missed = await inode.read_into(offset, buffer[:n], *window.read(offset, n))
+                missed = await inode.read_into(offset, buffer[:n], *window.read(offset, n), window)
             except StaleError:
                 if not await self._reopen(inode):
                     raise
@@ -198,6 +213,7 @@ class File:
                 self.volume.close_inode(inode)
                 return False
             self.inode = inode
+            self._window.rest()
             self._window = Window(self.volume.readahead)
             self.volume.close_inode(stale)
             return True
@@ -245,6 +261,7 @@ class File:
         """`aclose` for the trio thread's synchronous code."""
         if not self._closed:
             self._closed = True
+            self._window.rest()
             self.volume.close_inode(self.inode)
 
     def close_warm(self) -> bool:
@@ -254,6 +271,7 @@ class File:
         """
         assert self._version is not None
         self._closed = True
+        self._window.rest()
         return self.volume.close_warm(self._version)
 
     def settle(self) -> None:

@@ -30,6 +30,7 @@ from fscache_core.page import read_or_alloc_pages
 if TYPE_CHECKING:
     from fscache_core.cache import Cache
     from fscache_core.plugins import NetfsFacade
+    from fscache_core.readahead import Window
     from fscache_core.volume import Volume
 
 #: Bytes of fetched pages that could not be stored, kept for the readers who are about to want them.
@@ -185,7 +186,9 @@ class Inode:
 
     # -- reading -------------------------------------------------------------------------
 
-    async def read_into(self, offset: int, buffer: memoryview, asked: int, ahead: int) -> bool:
+    async def read_into(
+        self, offset: int, buffer: memoryview, asked: int, ahead: int, window: Window
+    ) -> bool:
         """Fill ``buffer`` from ``offset``; the range is within the file and not empty.
 
         Returns whether anything had to be fetched.
@@ -193,6 +196,7 @@ class Inode:
         Args:
           ahead: byte offset up to which to fetch beyond the range, if anything must be fetched at all.
           asked: byte offset up to which this reader has been read ahead for already.
+          window: the reader's.
 
         Raises:
           StaleError, OriginError: what is missing cannot be had.  The buffer's content is undefined.
@@ -208,7 +212,7 @@ class Inode:
                 if fetch is not None:
                     missed = True
                     if asked < ahead:
-                        self.read_ahead(asked, ahead)
+                        self.read_ahead(asked, ahead, window)
                         asked = ahead
                     if not await self._wait_ready(fetch, page):
                         continue
@@ -229,7 +233,7 @@ class Inode:
                     n_pages = unasked[0] - page
                 if await self._wait_store_room():
                     continue  # what was missing may have come meanwhile
-                self._start_fetches(page, n_pages, ahead)
+                self._start_fetches(page, n_pages, ahead, window)
         finally:
             self._absent.remove(absent)
         if missed:
@@ -279,6 +283,14 @@ class Inode:
 
     # -- fetching ------------------------------------------------------------------------
 
+    def has_arrived(self, offset: int) -> bool:
+        """Whether the byte at ``offset`` has been fetched and is not stored yet, as far as is known."""
+        page = offset >> PAGE_SHIFT
+        for fetch in self.fetches:  # noqa: SIM110  # a generator takes longer than the rest
+            if page in fetch.ready:
+                return True
+        return False
+
     def _fetch_of(self, page: int) -> Fetch | None:
         for fetch in self.fetches:
             if fetch.first <= page < fetch.end and (
@@ -314,7 +326,7 @@ class Inode:
             await domain.stores_changed.park()
         return waited
 
-    def _start_fetches(self, page: int, n_pages: int, ahead: int) -> None:
+    def _start_fetches(self, page: int, n_pages: int, ahead: int, reader: Window) -> None:
         """Start fetching a gap, at most a window of it; and what lies ahead, if the reader wants that."""
         domain, limits = self.volume.domain, self.volume.readahead
         obj = self.cookie.object
@@ -324,15 +336,16 @@ class Inode:
         # has lent us as much itself, and to wait could mean to wait for another origin that hangs.
         share = max(SMALLEST_FETCH, domain.fetch_room // 4)
         window = min(share, max(limits.max_size, limits.fetch_size, PAGE_SIZE)) >> PAGE_SHIFT
-        self._start_run(page, min(n_pages, window), ask_cache=False)
+        self._start_run(page, min(n_pages, window), reader, ask_cache=False)
         last = page + min(n_pages, window)
         if n_pages <= window and ahead > last << PAGE_SHIFT:
-            self.read_ahead(last << PAGE_SHIFT, ahead)
+            self.read_ahead(last << PAGE_SHIFT, ahead, reader)
 
-    def read_ahead(self, offset: int, ahead: int) -> None:
+    def read_ahead(self, offset: int, ahead: int, reader: Window) -> None:
         """Start fetching, or reading from the cache, what lies from ``offset`` to ``ahead``."""
         domain = self.volume.domain
         if domain.stores_size > domain.limits.store_size // 2 or self.volume.closed:
+            reader.refused(offset)
             return
         page, end = offset >> PAGE_SHIFT, page_count(min(ahead, self.size))
         end = min(end, page + (domain.fetch_room // 4 >> PAGE_SHIFT))
@@ -340,16 +353,16 @@ class Inode:
         for fetch in (*self.fetches, *self._kept):
             known.add(fetch.first, fetch.end - fetch.first)
         for first, n_pages in list(known.gaps(page, end - page)):
-            self._start_run(first, n_pages, ask_cache=True)
+            self._start_run(first, n_pages, reader, ask_cache=True)
 
-    def _start_run(self, page: int, n_pages: int, *, ask_cache: bool) -> None:
+    def _start_run(self, page: int, n_pages: int, reader: Window, *, ask_cache: bool) -> None:
         domain = self.volume.domain
         step = max(1, self.volume.readahead.fetch_size >> PAGE_SHIFT)
         while n_pages > 0:
             # More than one end where the next reader's would, too.
             n = n_pages if n_pages <= step else step - page % step
             domain.make_fetch_room(n << PAGE_SHIFT)
-            fetch = Fetch(self, page, n, ask_cache=ask_cache)
+            fetch = Fetch(self, page, n, reader, ask_cache=ask_cache)
             domain.fetches_size += fetch.size
             self.fetches.append(fetch)
             domain.spawn(fetch.run, f"fetch {self.path}")

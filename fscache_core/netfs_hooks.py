@@ -13,6 +13,8 @@ import pluggy
 if TYPE_CHECKING:
     from collections.abc import AsyncIterable, Callable, Sequence
 
+    from typing_extensions import Buffer
+
     from fscache_core.outcome import AuxOutcome
 
 _spec = pluggy.HookspecMarker("fscache.netfs")
@@ -351,6 +353,31 @@ class NetfsSpec:
             In both cases bytes that had arrived stay good; the rest is dropped.
 
         Cancellation: may-be-partial.  Bytes that had arrived are good; the buffer is not touched any more.
+        """
+
+    @_spec(firstresult=True)
+    async def fetch_whole(self, netfs_data: object, offset: int, size: int) -> Buffer:
+        """Fetch a byte range of exactly this version, all of it at once, in memory of the adapter's own.
+
+        Optional.  Kernel: none.  Default: `fetch`.  For clients that hand out memory of their own: core
+        keeps it for readers and cache, and nothing is copied in between.
+
+        Called: in place of `fetch` where the range is short, or the origin so fast that nobody would have
+          any of it much sooner; never if the netfs has wrappers.  Else as `fetch`.
+
+        Args:
+          netfs_data: from `look_up` or `recall_file`.
+          offset: bytes; ``offset + size`` is not beyond the version's size.
+          size: bytes, not 0.
+
+        Returns:
+          A bytes-like object of exactly ``size`` bytes, all of them known to be of this version.  Nobody
+          changes it from then on.
+
+        Raises:
+          StaleError, OriginError and its kinds: as `fetch`.
+
+        Cancellation: no-effect.
         """
 
     @_spec(firstresult=True)

@@ -52,6 +52,8 @@ from fscache_core.outcome import AuxOutcome
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
 
+    from typing_extensions import Buffer
+
     from fscache_core.cache import Cache
     from fscache_core.cookie import Cookie
     from fscache_core.folio import Folio
@@ -470,6 +472,10 @@ class NetfsFacade:
         self.recall_file: Callable[[object, str, bytes, int], object] = answer("recall_file", _none)
         self.look_up: Callable[[object, str], Awaitable[object]] = get("look_up")
         self.fetch: Callable[[object, int, memoryview, Callable[[int], None]], Awaitable[None]] = get("fetch")
+        # A wrapper that changes or counts what comes from the origin knows it by one name.
+        self.fetch_whole: Callable[[object, int, int], Awaitable[Buffer]] | None = (
+            None if wrappers else get("fetch_whole")
+        )
         self.list_directory: Callable[[object, str], Awaitable[Sequence[DirectoryEntry]]] = _listing(
             self.name, get("list_directory", no("listing"))
         )

@@ -13,17 +13,18 @@ NEVER = sys.maxsize
 class Readahead:
     """How far ahead of a sequential reader to fetch.  All in bytes; multiples of a page are best."""
 
-    max_size: int = 8 << 20  #: the largest window; 0 switches read-ahead off
+    max_size: int = 16 << 20  #: the largest window; 0 switches read-ahead off
     initial_size: int = 128 << 10  #: the window after the first sequential read
-    fetch_size: int = 4 << 20  #: the largest single request; a window holds several, fetched in parallel
+    fetch_size: int = 8 << 20  #: the largest single request; a window holds several, fetched in parallel
 
 
 class Window:
     """The read-ahead state of one open file.
 
     A window smaller than a fetch is renewed when half of it is left.  A larger one is always whole: it ends
-    where a fetch ends, and as the reader enters the next fetch, one more is asked for.  So the origin is
-    never idle while there is more to come.
+    where a fetch ends, and as the reader enters the next fetch, one more is asked for.  As a fetch arrives,
+    another takes its place, up to two windows ahead of the reader.  So the origin is never idle while there
+    is more to come, whoever comes first.
 
     A reader may touch ``trigger`` and ``expected`` on its hot path: compare the end of each read with
     the one, set the other to it.
@@ -58,6 +59,24 @@ class Window:
         self.size = min(self.limits.max_size, 2 * self.size)
         self._aim(end)
         return start, max(start, self.ahead)
+
+    def arrived(self) -> tuple[int, int]:
+        """Note that a fetch has arrived; returns the range to ask for in its place, as (from, to)."""
+        start, fetch_size = self.ahead, self.limits.fetch_size
+        if (
+            self.trigger != NEVER
+            and self.size >= fetch_size
+            and start + fetch_size <= self.expected + 2 * self.size
+        ):
+            self.ahead = start + fetch_size
+            self.trigger = self.ahead - self.size
+        return start, self.ahead
+
+    def refused(self, asked: int) -> None:
+        """Note that nothing was asked for from ``asked`` on: the next read tries again."""
+        if asked < self.ahead:
+            self.ahead = asked
+            self.trigger = min(self.trigger, self.expected)
 
     def rest(self) -> None:
         """Read nothing ahead until the next miss."""

@@ -93,6 +93,7 @@ class Volume:
         self.coherency = coherency
         self.readahead = readahead
         self.stats = VolumeStats()
+        self.fetch_speed = 0.0  #: bytes per second of the last fetch, beside others; 0 if nothing is known
         self.definition = inode_definition(netfs)
         select_cache = netfs.select_cache
         index = CookieDefinition(

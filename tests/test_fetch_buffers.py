@@ -19,7 +19,7 @@ def test_what_is_given_back_is_taken_again() -> None:
 
 def test_only_a_buffer_of_the_very_size_is_taken() -> None:
     buffers = FetchBuffers()
-    buffers.give(bytearray(2 * MIB))
+    buffers.give(buffers.take(2 * MIB))
     assert len(buffers.take(MIB)) == MIB
     assert buffers.size == 2 * MIB
 
@@ -36,12 +36,19 @@ def test_what_somebody_has_a_view_of_is_not_used_again() -> None:
 
 def test_what_is_kept_is_bounded() -> None:
     buffers = FetchBuffers()
-    for _ in range(2 * FREE_SIZE // MIB):
-        buffers.give(bytearray(MIB))
+    for taken in [buffers.take(MIB) for _ in range(2 * FREE_SIZE // MIB)]:
+        buffers.give(taken)
     assert buffers.size == FREE_SIZE
 
 
 def test_small_ones_are_not_worth_it() -> None:
     buffers = FetchBuffers()
-    buffers.give(bytearray(4096))
+    buffers.give(buffers.take(4096))
+    assert buffers.size == 0
+
+
+def test_what_an_adapter_brought_is_its_own() -> None:
+    buffers = FetchBuffers()
+    buffers.give(bytes(MIB))
+    buffers.give(bytearray(MIB))
     assert buffers.size == 0

@@ -91,3 +91,45 @@ def test_a_largest_window_of_nothing_switches_it_off() -> None:
         end = (number + 1) * 4096
         assert window.read(number * 4096, 4096) == (end, end)
     assert window.trigger == NEVER
+
+
+def test_as_a_fetch_arrives_another_takes_its_place_up_to_two_windows_ahead() -> None:
+    window = Window(Readahead(max_size=8 * MIB, fetch_size=4 * MIB))
+    for number in range(16):
+        window.read(number * MIB, MIB)
+    assert window.size == 8 * MIB
+    asked = window.ahead
+    while True:
+        start, end = window.arrived()
+        assert start == asked
+        if end == asked:
+            break
+        assert end == asked + 4 * MIB
+        asked = end
+    assert 16 * MIB + 12 * MIB < asked <= 16 * MIB + 16 * MIB
+    assert asked % (4 * MIB) == 0
+    start, end = window.read(16 * MIB, MIB)
+    assert start == end == asked  # the reader asks for nothing twice
+
+
+def test_for_who_reads_little_or_no_more_nothing_takes_the_place_of_what_arrives() -> None:
+    window = Window(Readahead())
+    window.read(0, 4096)
+    start, end = window.arrived()
+    assert start == end
+    for number in range(1, 64):
+        window.read(number * MIB, MIB)
+    window.rest()
+    start, end = window.arrived()
+    assert start == end
+
+
+def test_what_was_refused_is_asked_for_by_the_next_read() -> None:
+    window = Window(Readahead(max_size=8 * MIB, fetch_size=4 * MIB))
+    for number in range(16):
+        window.read(number * MIB, MIB)
+    asked, refused = window.arrived()
+    assert asked < refused
+    window.refused(asked)
+    assert window.read(16 * MIB, MIB)[0] == asked
+    assert window.ahead >= 17 * MIB + 8 * MIB

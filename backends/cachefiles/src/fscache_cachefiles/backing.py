@@ -392,6 +392,8 @@ class Backing:
             entries = self._entries(low, high, False, self.read_flags)
         except OSError:
             return 1
+        if not any(entries):
+            return 0
         return sum(count for _, count in _valid_runs(entries, low, wanted))
 
     def _entries(self, first: int, last: int, trusted: bool, flags: int) -> Sequence[int]:

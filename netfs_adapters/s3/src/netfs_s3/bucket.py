@@ -30,7 +30,7 @@ from netfs_s3.version import ObjectVersion
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from obstore import GetOptions, ObjectMeta, PutMode, PutResult
+    from obstore import Bytes, GetOptions, GetResult, ObjectMeta, PutMode, PutResult
     from obstore.store import S3Store
 
     from netfs_s3.account import Account
@@ -116,21 +116,40 @@ class Bucket:
     async def fetch(self, name: ObjectName, version: ObjectVersion, offset: int, arrival: Arrival) -> None:
         """Fill `arrival` with bytes of exactly this version.
 
+        Raises: as `fetch_whole`.
+        """
+        await self._of_version(
+            lambda by_id: self._get_into(name, version, by_id, offset, arrival), name, version, arrival
+        )
+
+    async def fetch_whole(self, name: ObjectName, version: ObjectVersion, offset: int, size: int) -> Bytes:
+        """Bytes of exactly this version, ``size`` of them.
+
         If the object was overwritten meanwhile, the version is asked for by its id, where it has one.
 
         Raises:
           Fault: ``CHANGED`` if the version cannot be had any more.
         """
+        return await self._of_version(
+            lambda by_id: self._get_whole(name, version, by_id, offset, size), name, version
+        )
+
+    async def _of_version(
+        self,
+        get: Callable[[bool], R],
+        name: ObjectName,
+        version: ObjectVersion,
+        arrival: Arrival | None = None,
+    ) -> R:
         patience = Patience(self.deadlines)
         by_id = name.version_id is not None
         overwritten: Fault | None = None
         while True:
-            had = arrival.size
+            had = 0 if arrival is None else arrival.size
             try:
-                await self._in_thread(self._get, name, version, by_id, offset, arrival)
-                return
+                return await self._in_thread(get, by_id)
             except Fault as fault:
-                if arrival.size > had:
+                if arrival is not None and arrival.size > had:
                     patience.progress()
                 if fault.kind in (FaultKind.CHANGED, FaultKind.NOT_FOUND):
                     if overwritten is None and not by_id and version.version_id not in (None, "null"):
@@ -227,25 +246,28 @@ class Bucket:
                 options["version"] = name.version_id
             return _version(obstore.get(store, path, options=options).meta)
 
-    def _get(
-        self, name: ObjectName, version: ObjectVersion, by_id: bool, offset: int, arrival: Arrival
-    ) -> None:
+    def _get(self, name: ObjectName, version: ObjectVersion, by_id: bool, start: int, end: int) -> GetResult:
         import obstore
 
-        start = offset + arrival.size
-        end = offset + arrival.capacity
+        store, path = self._store(name.key)
+        options: GetOptions = {"range": (start, end)}
+        if version.if_match is not None:
+            options["if_match"] = version.if_match
+        if by_id:
+            options["version"] = name.version_id or version.version_id
+        result = obstore.get(store, path, options=options)
+        # Servers exist that ignore If-Match.
+        difference = version.differs_from(_version(result.meta))
+        if difference is not None:
+            raise Fault(FaultKind.CHANGED, f"has changed: {difference}")
+        return result
+
+    def _get_into(
+        self, name: ObjectName, version: ObjectVersion, by_id: bool, offset: int, arrival: Arrival
+    ) -> None:
+        start, end = offset + arrival.size, offset + arrival.capacity
         with _faults():
-            store, path = self._store(name.key)
-            options: GetOptions = {"range": (start, end)}
-            if version.if_match is not None:
-                options["if_match"] = version.if_match
-            if by_id:
-                options["version"] = name.version_id or version.version_id
-            result = obstore.get(store, path, options=options)
-            # Servers exist that ignore If-Match.
-            difference = version.differs_from(_version(result.meta))
-            if difference is not None:
-                raise Fault(FaultKind.CHANGED, f"has changed: {difference}")
+            result = self._get(name, version, by_id, start, end)
             for chunk in result.stream(min_chunk_size=CHUNK_SIZE):
                 if not arrival.put(chunk):
                     break
@@ -253,9 +275,16 @@ class Bucket:
                 if arrival.size == arrival.capacity:
                     return
         if arrival.is_open:
-            raise Fault(
-                FaultKind.CHANGED, f"answered with another size than the {end - start} bytes asked for"
-            )
+            raise _size_fault(end - start)
+
+    def _get_whole(
+        self, name: ObjectName, version: ObjectVersion, by_id: bool, offset: int, size: int
+    ) -> Bytes:
+        with _faults():
+            body = self._get(name, version, by_id, offset, offset + size).bytes()
+        if len(body) != size:
+            raise _size_fault(size)
+        return body
 
     def _put(self, name: ObjectName, body: bytes, if_match: str | None) -> PutResult:
         import obstore
@@ -365,6 +394,10 @@ def _claim_process() -> None:
         raise UnsupportedError(
             "S3 cannot be read in a process forked from one that has read it: use spawn or forkserver"
         )
+
+
+def _size_fault(size: int) -> Fault:
+    return Fault(FaultKind.CHANGED, f"answered with another size than the {size} bytes asked for")
 
 
 @contextmanager

@@ -32,6 +32,8 @@ from netfs_s3.version import ObjectVersion
 if TYPE_CHECKING:
     from collections.abc import AsyncIterable, Callable, Sequence
 
+    from obstore import Bytes
+
 #: What a listing may fail with to explain a failure of HEAD.
 _SAME_REASON = {
     FaultKind.NOT_FOUND: {FaultKind.NOT_FOUND},
@@ -225,6 +227,14 @@ class S3Netfs:
             except Fault as fault:
                 what = netfs_data.bucket.describe(netfs_data.name, offset, len(buffer))
                 raise fault.error(what) from None
+
+    @netfs_hook
+    async def fetch_whole(self, netfs_data: S3File, offset: int, size: int) -> Bytes:
+        bucket, version = netfs_data.bucket, netfs_data.known_version()
+        try:
+            return await bucket.fetch_whole(netfs_data.name, version, offset, size)
+        except Fault as fault:
+            raise fault.error(bucket.describe(netfs_data.name, offset, size)) from None
 
     @netfs_hook
     async def list_directory(self, volume: Bucket, path: str) -> Sequence[DirectoryEntry]:

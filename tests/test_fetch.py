@@ -1,0 +1,219 @@
+"""Ranges that an adapter gives as a whole: when they are asked for so, and what becomes of them."""
+
+from __future__ import annotations
+
+import random
+from typing import TYPE_CHECKING
+
+import pytest
+import trio
+import trio.testing
+
+from fscache_core import PluginError, Readahead, StaleError, open_fscache
+from fscache_core.fetch import WHOLE_PATIENCE_SECONDS, WHOLE_SECONDS, WHOLE_SIZE
+from fscache_core.hookspecs import FileAttributes, FileKind, Location, Strength, netfs_hook
+from fscache_core.testing.faulty import Faults
+from fscache_memory import MemoryBackend
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from typing_extensions import Buffer
+
+MIB = 1 << 20
+SIZE = 24 * MIB + 12_345
+DATA = random.Random(1).randbytes(SIZE)
+FETCH_SIZE = 2 * MIB
+READAHEAD = Readahead(max_size=2 * FETCH_SIZE, fetch_size=FETCH_SIZE)
+
+
+class Origin:
+    """An adapter of one file, as fast as it is told to be, that notes what it is asked for."""
+
+    name = "origin"
+    version = 1
+
+    def __init__(self) -> None:
+        self.seconds_per_byte = 0.0
+        self.whole: list[tuple[int, int]] = []
+        self.piecemeal: list[tuple[int, int]] = []
+        self.answer: Callable[[int, int], object] = lambda offset, size: DATA[offset : offset + size]
+
+    @netfs_hook
+    def parse_url(self, url: str) -> Location:
+        return Location("origin://", url.removeprefix("origin://"))
+
+    @netfs_hook
+    async def open_volume(self, location: Location) -> object:
+        return "volume"
+
+    @netfs_hook
+    def get_key(self, netfs_data: object) -> bytes:
+        return str(netfs_data).encode()
+
+    @netfs_hook
+    def get_attr(self, netfs_data: object) -> FileAttributes:
+        return FileAttributes(FileKind.FILE, SIZE, strength=Strength.STRONG)
+
+    @netfs_hook
+    def get_aux(self, netfs_data: object) -> bytes:
+        return b"v1"
+
+    @netfs_hook
+    def name_file(self, volume: object, path: str) -> object:
+        return path
+
+    @netfs_hook
+    def recall_file(self, volume: object, path: str, aux: bytes, object_size: int) -> object:
+        return path
+
+    @netfs_hook
+    async def look_up(self, volume: object, path: str) -> object:
+        return path
+
+    @netfs_hook
+    async def fetch(
+        self, netfs_data: object, offset: int, buffer: memoryview, arrived: Callable[[int], None]
+    ) -> None:
+        self.piecemeal.append((offset, len(buffer)))
+        await trio.sleep(len(buffer) * self.seconds_per_byte)
+        buffer[:] = DATA[offset : offset + len(buffer)]
+
+    @netfs_hook
+    async def fetch_whole(self, netfs_data: object, offset: int, size: int) -> Buffer:
+        self.whole.append((offset, size))
+        await trio.sleep(size * self.seconds_per_byte)
+        return self.answer(offset, size)  # type: ignore[return-value]  # what it should not, too
+
+
+async def read_all(origin: Origin, backend: MemoryBackend, *, offline: bool = False) -> bytes:
+    """The file, a MiB at a time, until it is stored."""
+    async with open_fscache(readahead=READAHEAD, offline=offline) as fscache:
+        await fscache.add_cache(backend)
+        fscache.add_netfs(origin)
+        async with await fscache.open_file("origin://file") as file:
+            pieces = [await file.read(offset, MIB) for offset in range(0, SIZE, MIB)]
+            await file.inode.wait_stored()
+    return b"".join(pieces)
+
+
+def asked_for(origin: Origin) -> list[tuple[int, int]]:
+    return sorted(origin.whole + origin.piecemeal)
+
+
+def without_gaps_or_overlaps(ranges: list[tuple[int, int]]) -> bool:
+    ends = [0] + [offset + size for offset, size in ranges]
+    return [offset for offset, _ in ranges] == ends[:-1] and ends[-1] == SIZE
+
+
+async def test_a_fast_origin_is_asked_for_wholes_and_all_of_them_are_right_and_stored(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    origin, backend = Origin(), MemoryBackend()
+    origin.seconds_per_byte = WHOLE_SECONDS / FETCH_SIZE / 2
+    assert await read_all(origin, backend) == DATA
+    assert without_gaps_or_overlaps(asked_for(origin))
+    # Nothing was known when the first ones began.
+    assert 3 <= len(origin.piecemeal) < len(origin.whole)
+    assert await read_all(Origin(), backend, offline=True) == DATA
+
+
+async def test_the_bytes_of_a_slow_origin_are_handed_on_as_they_arrive(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    origin = Origin()
+    origin.seconds_per_byte = 2 * WHOLE_SECONDS / WHOLE_SIZE
+    assert await read_all(origin, MemoryBackend()) == DATA
+    assert without_gaps_or_overlaps(asked_for(origin))
+    assert all(size <= WHOLE_SIZE for _, size in origin.whole)
+
+
+async def test_a_short_range_is_always_asked_for_as_a_whole() -> None:
+    origin = Origin()
+    async with open_fscache() as fscache:
+        await fscache.add_cache(MemoryBackend())
+        fscache.add_netfs(origin)
+        async with await fscache.open_file("origin://file") as file:
+            assert await file.read(MIB + 1, 10_000) == DATA[MIB + 1 : MIB + 10_001]
+            assert await file.read(SIZE - 10, 100) == DATA[-10:]
+    assert not origin.piecemeal
+    assert sum(size for _, size in origin.whole) < 30_000
+
+
+async def test_an_origin_that_becomes_slow_is_asked_again_for_what_comes(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    origin = Origin()
+    async with open_fscache() as fscache:
+        await fscache.add_cache(MemoryBackend())
+        fscache.add_netfs(origin)
+        async with await fscache.open_file("origin://file") as file:
+            await file.read(0, 10_000)
+            origin.seconds_per_byte = WHOLE_PATIENCE_SECONDS / 4096
+            assert await file.read(MIB, 10_000) == DATA[MIB : MIB + 10_000]
+    assert origin.piecemeal == origin.whole[-1:]
+
+
+@pytest.mark.parametrize("answer", [None, 4096, b"", b"x", bytes(MIB), "text"], ids=repr)
+async def test_what_is_not_the_range_is_the_adapters_fault_and_handed_to_nobody(answer: object) -> None:
+    origin, backend = Origin(), MemoryBackend()
+    origin.answer = lambda offset, size: answer
+    async with open_fscache() as fscache:
+        await fscache.add_cache(backend)
+        fscache.add_netfs(origin)
+        async with await fscache.open_file("origin://file") as file:
+            with pytest.raises(PluginError, match="netfs origin: fetch_whole returned"):
+                await file.read(0, 10_000)
+            origin.answer = Origin().answer
+            assert await file.read(0, 10_000) == DATA[:10_000]
+
+
+async def test_a_version_that_is_gone_is_stale_and_nothing_of_it_is_kept() -> None:
+    origin = Origin()
+
+    def gone(offset: int, size: int) -> object:
+        raise StaleError("another version")
+
+    async with open_fscache() as fscache:
+        await fscache.add_cache(MemoryBackend())
+        fscache.add_netfs(origin)
+        async with await fscache.open_file("origin://file") as file:
+            assert await file.read(0, 4096) == DATA[:4096]
+            origin.answer = gone
+            with pytest.raises(StaleError):
+                await file.read(MIB, 4096)
+
+
+async def test_a_wrapper_sees_all_that_comes_from_the_origin() -> None:
+    """It knows it by the name of `fetch`."""
+    origin = Origin()
+    async with open_fscache() as fscache:
+        await fscache.add_cache(MemoryBackend())
+        fscache.add_netfs(origin, wrappers=[Faults()])
+        async with await fscache.open_file("origin://file") as file:
+            assert await file.read(0, 4096) == DATA[:4096]
+    assert origin.piecemeal
+    assert not origin.whole
+
+
+@pytest.mark.parametrize("kind", [bytes, bytearray, memoryview])
+async def test_memory_of_any_kind_will_do(kind: Callable[[bytes], object]) -> None:
+    origin, backend = Origin(), MemoryBackend()
+    origin.answer = lambda offset, size: kind(DATA[offset : offset + size])
+    assert await read_all(origin, backend) == DATA
+    assert await read_all(Origin(), backend, offline=True) == DATA
+
+
+async def test_what_arrives_before_it_is_read_is_followed_by_more_up_to_two_windows_ahead() -> None:
+    origin = Origin()
+    async with open_fscache(readahead=READAHEAD) as fscache:
+        await fscache.add_cache(MemoryBackend())
+        fscache.add_netfs(origin)
+        async with await fscache.open_file("origin://file") as file:
+            at = 0
+            while file._window.size < READAHEAD.max_size:
+                await file.read(at, MIB // 2)
+                at += MIB // 2
+            await trio.testing.wait_all_tasks_blocked()
+            furthest = max(offset + size for offset, size in asked_for(origin))
+            assert at + READAHEAD.max_size + FETCH_SIZE < furthest <= at + 2 * READAHEAD.max_size
