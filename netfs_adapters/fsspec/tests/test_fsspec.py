@@ -9,7 +9,7 @@ import threading
 import zipfile
 from contextlib import asynccontextmanager
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import fsspec  # type: ignore[import-untyped]
 import pytest
@@ -339,6 +339,76 @@ async def test_a_server_that_is_away_is_unreachable_and_not_empty(origin: Counti
         origin.stop()
         with pytest.raises(OriginUnreachableError):
             await netfs.look_up(volume, path)
+
+
+# -- filesystems that answer look-ups from listings ---------------------------------------
+
+
+class ListingFileSystem(MemoryFileSystem):  # type: ignore[misc]
+    """Memory that looks a file up in the listing of its directory, which it keeps, as FTP and Azure do."""
+
+    protocol = "listing"
+    async_impl = True  #: so that several threads may use it at once
+    #: What another thread's listing brings back, once, between a look-up's forgetting and its asking.
+    late: ClassVar[list[tuple[str, list[dict[str, object]]]]] = []
+
+    @classmethod
+    def _strip_protocol(cls, path: str) -> str:
+        return str(super()._strip_protocol(path.removeprefix("listing:/")))
+
+    def ls(self, path: str, detail: bool = True, **kwargs: object) -> list[dict[str, object]]:
+        entries = self.dircache.get(path) or [
+            {**entry, "mtime": entry.get("created")} for entry in super().ls(path, detail=True, **kwargs)
+        ]
+        self.dircache[path] = entries
+        return entries
+
+    def info(self, path: str, **kwargs: object) -> dict[str, object]:
+        info: dict[str, object] = super().info(path, **kwargs)
+        listed = [entry for entry in self.ls(self._parent(path)) if entry["name"] == info["name"]]
+        return listed[0] if listed else info
+
+    def invalidate_cache(self, path: str | None = None) -> None:
+        if path is None:
+            self.dircache.clear()
+        else:
+            self.dircache.pop(path, None)
+        while self.late:
+            directory, entries = self.late.pop()
+            self.dircache[directory] = entries
+
+
+@pytest.fixture
+def listing(memory: MemoryFileSystem) -> type[ListingFileSystem]:
+    fsspec.register_implementation("listing", ListingFileSystem, clobber=True)
+    return ListingFileSystem
+
+
+async def test_a_listing_that_a_filesystem_keeps_does_not_hide_a_change(
+    listing: type[ListingFileSystem], memory: MemoryFileSystem
+) -> None:
+    netfs = quick()
+    async with opened(netfs, "fsspec:listing://tests/a.bin") as (volume, path):
+        assert await netfs.list_directory(volume, "/")
+        file = await netfs.look_up(volume, path)
+        memory.pipe_file("/tests/a.bin", DATA[::-1])
+        with pytest.raises(StaleError):
+            await read(netfs, file)
+        assert await read(netfs, await netfs.look_up(volume, path)) == DATA[::-1]
+
+
+async def test_a_listing_begun_before_a_change_does_not_answer_a_look_up_after_it(
+    listing: type[ListingFileSystem], memory: MemoryFileSystem
+) -> None:
+    netfs = quick()
+    async with opened(netfs, "fsspec:listing://tests/a.bin") as (volume, path):
+        file = await netfs.look_up(volume, path)
+        begun = fsspec.filesystem("listing", skip_instance_cache=True).ls("/tests")
+        memory.pipe_file("/tests/a.bin", DATA[::-1])
+        listing.late.append(("/tests", begun))
+        with pytest.raises(StaleError):
+            await read(netfs, file)
+        assert listing.late == []
 
 
 # -- a filesystem that misbehaves: registered with fsspec as a third party's -------------

@@ -48,3 +48,8 @@ def test_an_errno_that_says_what_happened_is_believed() -> None:
     assert kind_of(error) is OriginUnreachableError  # fsspec's filesystems say "not found" of anything
     assert kind_of(PermissionError(errno.EACCES, "no")) is OriginPermissionError
     assert kind_of(OSError(errno.EIO, "disk")) is OriginError
+
+
+def test_what_gcsfs_forbids_in_words_is_a_matter_of_permission() -> None:
+    assert kind_of(OSError("Forbidden: b/bucket/o/a\nno access")) is OriginPermissionError
+    assert kind_of(OSError(errno.EIO, "Forbidden fruit")) is OriginError

@@ -61,6 +61,91 @@ def test_strength_follows_from_what_is_told(info: dict[str, object], strength: S
     assert observe(info).strength is strength
 
 
+#: What filesystems said in `info`, shortened, and which of it is evidence.
+RECORDED: dict[str, tuple[dict[str, object], set[str]]] = {
+    "gcsfs": (
+        {
+            "kind": "storage#object",
+            "id": "bucket/a/1795186561229182579",
+            "generation": "1795186561229182579",
+            "metageneration": "2",
+            "contentType": "application/octet-stream",
+            "timeCreated": "2026-11-20T14:56:01.229191Z",
+            "updated": "2026-11-20T14:56:01.229191Z",
+            "storageClass": "STANDARD",
+            "md5Hash": "FZhqqi7bGlFIr1nWPVnigQ==",
+            "mediaLink": "http://host/download/storage/v1/b/bucket/o/a?generation=1795186561229182579&alt=media",
+            "crc32c": "bIkWNQ==",
+            "etag": "CPqDuf++l5UDEAI=",
+            "mtime": datetime(2026, 11, 20, 14, 56, 1, 229191, UTC),
+            "ctime": datetime(2026, 11, 20, 14, 56, 1, 229191, UTC),
+        },
+        {"crc32c", "etag", "generation", "md5Hash", "mtime", "updated"},
+    ),
+    "adlfs": (
+        {
+            "metadata": None,
+            "creation_time": THEN,
+            "deleted": False,
+            "last_modified": THEN,
+            "content_settings": {"content_type": None, "content_md5": b"\x15\x98"},
+            "etag": '"0x8DBE55B1C9DE0A1"',
+            "tags": None,
+        },
+        {"etag", "last_modified"},
+    ),
+    "adlfs of a container with versions": (
+        {
+            "last_modified": THEN,
+            "etag": '"0x8DBE55B1C9DE0A1"',
+            "version_id": "2023-11-14T22:13:20.1234567Z",
+            "is_current_version": True,
+        },
+        {"etag", "last_modified", "version_id"},
+    ),
+    "dropboxdrivefs": (
+        {
+            "id": "id:abcdefghijk",
+            "client_modified": THEN.replace(tzinfo=None),
+            "server_modified": THEN.replace(tzinfo=None),
+            "rev": "0123456789abc",
+            "media_info": None,
+            "content_hash": "e3" * 32,
+            "is_downloadable": True,
+        },
+        {"content_hash", "rev", "server_modified"},
+    ),
+    "hdfs through pyarrow": ({"mtime": THEN}, {"mtime"}),
+    "webhdfs": (
+        {
+            "accessTime": 1700000000999,
+            "fileId": 16391,
+            "length": 10,
+            "modificationTime": 1700000000123,
+            "owner": "joe",
+            "pathSuffix": "",
+            "replication": 1,
+        },
+        {"fileId", "modificationTime"},
+    ),
+    "ftp": (
+        {"modify": "20231114221320", "perm": "radfwMT", "unique": "fe00g3cc0cb"},
+        {"modify", "unique"},
+    ),
+}
+
+
+@pytest.mark.parametrize(("info", "evidence"), RECORDED.values(), ids=RECORDED)
+def test_what_filesystems_say_is_used_and_is_strong_once_it_has_aged(
+    info: dict[str, object], evidence: set[str]
+) -> None:
+    version = observe(info, now=NOW + 10)
+    names = {name for name in info if f" {name} " in f" {version.evidence}"}
+    assert names == evidence
+    assert (version.strength, version.unique) == (Strength.STRONG, True)
+    assert len(version.evidence) < 440  # shown as it is
+
+
 @pytest.mark.parametrize(
     "time",
     [

@@ -73,6 +73,8 @@ def kind_of(error: BaseException) -> type[OriginError]:
         return OriginUnreachableError
     if isinstance(error, OSError) and error.errno in _ERRNOS:
         return _ERRNOS[error.errno]
+    if type(error) is OSError and error.errno is None and str(error).startswith("Forbidden"):
+        return OriginPermissionError  # gcsfs has no more than a word for it
     if isinstance(error, OSError) and error.__cause__ is not None:
         return kind_of(error.__cause__)  # s3fs makes an OSError of whatever it has no better word for
     return OriginError

@@ -8,6 +8,7 @@ from contextlib import suppress
 from typing import Protocol
 
 import fsspec.core  # type: ignore[import-untyped]
+from fsspec.dircache import DirCache  # type: ignore[import-untyped]
 from fsspec.spec import AbstractFileSystem  # type: ignore[import-untyped]
 
 from fscache_core.errors import OriginError, StaleError
@@ -32,7 +33,6 @@ class Filesystem(Protocol):
     def info(self, path: str) -> Info: ...
     def ls(self, path: str, detail: bool) -> Sequence[Info]: ...
     def cat_file(self, path: str, start: int, end: int, **kwargs: object) -> bytes: ...
-    def invalidate_cache(self, path: str | None = None) -> None: ...
     def modified(self, path: str) -> object: ...
     def ukey(self, path: str) -> object: ...
     def _strip_protocol(self, path: str) -> str: ...
@@ -73,7 +73,7 @@ class Source:
         container = self._observe_container()
         now_ns = time.time_ns()
         filesystem, name = self._filesystem(), self._name(path)
-        filesystem.invalidate_cache(name)
+        _forget_listings(filesystem)
         info = filesystem.info(name)
         extra: dict[str, object] = {}
         if container is None and info.get("type") == "file" and not proves_something(info):
@@ -116,7 +116,7 @@ class Source:
         container = self._observe_container()
         now_ns = time.time_ns()
         filesystem, directory = self._filesystem(), self._name(path)
-        filesystem.invalidate_cache(directory)
+        _forget_listings(filesystem)
         if filesystem.info(directory).get("type") == "file":
             raise NotADirectoryError("it is a file")
         found: dict[str, Version] = {}
@@ -158,13 +158,28 @@ class Source:
                 protocol: {**self._options.get(protocol, {}), "skip_instance_cache": True}
                 for protocol in self._place.protocols
             }
-            self._opened, _ = fsspec.core.url_to_fs(self._place.url("/"), **options)
+            opened, _ = fsspec.core.url_to_fs(self._place.url("/"), **options)
+            if opened.async_impl and isinstance(opened.dircache, DirCache):
+                # Threads share it: a listing that one began before a change would answer another after it.
+                opened.dircache.use_listings_cache = False
+            self._opened = opened
         assert self._opened is not None
         return self._opened
 
     def _name(self, path: str) -> str:
         """A path as the filesystem itself has it."""
         return self._filesystem()._strip_protocol(self._place.url(path).partition("::")[0])
+
+
+def _forget_listings(filesystem: object) -> None:
+    """Have a filesystem, and any that it shows a directory of (dir::), ask its server next.
+
+    It forgets everything: some (FTP, Azure) look a file up in the listing of its directory, which they keep
+    if told to forget the file alone.
+    """
+    while isinstance(filesystem, AbstractFileSystem):
+        filesystem.invalidate_cache()
+        filesystem = getattr(filesystem, "fs", None)
 
 
 def _other_evidence(filesystem: Filesystem, name: str) -> dict[str, object]:

@@ -42,7 +42,10 @@ _TIMES = frozenset(
     | {"modificationTime", "modification_time", "modifiedTime", "timeModified", "server_modified"}
 )
 #: They tell some versions apart, and prove nothing.
-_HINTS = frozenset({"CRC", "crc32c", "created", "date_time", "ino", "header_offset", "chksum"})
+_HINTS = frozenset(
+    {"CRC", "crc32c", "created", "date_time", "ino", "header_offset", "chksum"}
+    | {"fileId", "unique"}  # inodes of HDFS and of FTP servers
+)
 
 _SECOND = 1_000_000_000
 _COARSE_NS = 2 * _SECOND
