@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
     from typing_extensions import Buffer
 
+# How long the origin takes decides how it is asked: every test has a clock that the machine does not drive.
+
 MIB = 1 << 20
 SIZE = 24 * MIB + 12_345
 DATA = random.Random(1).randbytes(SIZE)
@@ -128,7 +130,7 @@ async def test_the_bytes_of_a_slow_origin_are_handed_on_as_they_arrive(
     assert all(size <= WHOLE_SIZE for _, size in origin.whole)
 
 
-async def test_a_short_range_is_always_asked_for_as_a_whole() -> None:
+async def test_a_short_range_is_always_asked_for_as_a_whole(autojump_clock: trio.testing.MockClock) -> None:
     origin = Origin()
     async with open_fscache() as fscache:
         await fscache.add_cache(MemoryBackend())
@@ -155,7 +157,9 @@ async def test_an_origin_that_becomes_slow_is_asked_again_for_what_comes(
 
 
 @pytest.mark.parametrize("answer", [None, 4096, b"", b"x", bytes(MIB), "text"], ids=repr)
-async def test_what_is_not_the_range_is_the_adapters_fault_and_handed_to_nobody(answer: object) -> None:
+async def test_what_is_not_the_range_is_the_adapters_fault_and_handed_to_nobody(
+    answer: object, autojump_clock: trio.testing.MockClock
+) -> None:
     origin, backend = Origin(), MemoryBackend()
     origin.answer = lambda offset, size: answer
     async with open_fscache() as fscache:
@@ -168,7 +172,9 @@ async def test_what_is_not_the_range_is_the_adapters_fault_and_handed_to_nobody(
             assert await file.read(0, 10_000) == DATA[:10_000]
 
 
-async def test_a_version_that_is_gone_is_stale_and_nothing_of_it_is_kept() -> None:
+async def test_a_version_that_is_gone_is_stale_and_nothing_of_it_is_kept(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
     origin = Origin()
 
     def gone(offset: int, size: int) -> object:
@@ -184,7 +190,7 @@ async def test_a_version_that_is_gone_is_stale_and_nothing_of_it_is_kept() -> No
                 await file.read(MIB, 4096)
 
 
-async def test_a_wrapper_sees_all_that_comes_from_the_origin() -> None:
+async def test_a_wrapper_sees_all_that_comes_from_the_origin(autojump_clock: trio.testing.MockClock) -> None:
     """It knows it by the name of `fetch`."""
     origin = Origin()
     async with open_fscache() as fscache:
@@ -197,14 +203,18 @@ async def test_a_wrapper_sees_all_that_comes_from_the_origin() -> None:
 
 
 @pytest.mark.parametrize("kind", [bytes, bytearray, memoryview])
-async def test_memory_of_any_kind_will_do(kind: Callable[[bytes], object]) -> None:
+async def test_memory_of_any_kind_will_do(
+    kind: Callable[[bytes], object], autojump_clock: trio.testing.MockClock
+) -> None:
     origin, backend = Origin(), MemoryBackend()
     origin.answer = lambda offset, size: kind(DATA[offset : offset + size])
     assert await read_all(origin, backend) == DATA
     assert await read_all(Origin(), backend, offline=True) == DATA
 
 
-async def test_what_arrives_before_it_is_read_is_followed_by_more_up_to_two_windows_ahead() -> None:
+async def test_what_arrives_before_it_is_read_is_followed_by_more_up_to_two_windows_ahead(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
     origin = Origin()
     async with open_fscache(readahead=READAHEAD) as fscache:
         await fscache.add_cache(MemoryBackend())
