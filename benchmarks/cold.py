@@ -21,7 +21,8 @@ from obstore.store import S3Store
 
 from benchmarks.row import Figure, Outcome, Row, the_same
 from benchmarks.stage import BUCKET, MIB, digest_of
-from fscache_core import Readahead, open_fscache
+from fscache_core import open_fscache
+from fscache_core.readahead import WHOLE_READAHEAD
 from netfs_sshfs.wire import Road
 
 if TYPE_CHECKING:
@@ -130,7 +131,7 @@ def cold_s3(stage: Stage) -> Outcome:
 def s3_alone(stage: Stage, rounds: Rounds, path: Path, memory: memoryview) -> None:
     """As many requests of the same size at once as read-ahead makes."""
     server = stage.s3
-    size, piece = len(memory), Readahead().fetch_size
+    size, piece = len(memory), WHOLE_READAHEAD.fetch_size
     store = S3Store(
         BUCKET,
         endpoint=server.endpoint,
@@ -140,7 +141,7 @@ def s3_alone(stage: Stage, rounds: Rounds, path: Path, memory: memoryview) -> No
         client_options={"allow_http": True},
     )
     obstore.get_range(store, "warm-up", start=0, length=4096)
-    with ThreadPoolExecutor(Readahead().max_size // piece + 1) as threads:
+    with ThreadPoolExecutor(WHOLE_READAHEAD.max_size // piece + 1) as threads:
 
         def to_memory(start: int) -> None:
             memory[start : start + piece] = memoryview(

@@ -11,6 +11,7 @@ once more: what another process stored meanwhile is taken from there.
 from __future__ import annotations
 
 import copy
+import math
 from typing import TYPE_CHECKING
 
 import trio
@@ -30,8 +31,9 @@ if TYPE_CHECKING:
 WHOLE_SECONDS = 0.25
 WHOLE_SIZE = 256 << 10
 
-#: Seconds after which an origin that was fast is not any more: then its bytes are handed on as they arrive.
-WHOLE_PATIENCE_SECONDS = 5.0
+#: Seconds after which an origin that was fast is not any more.  Then what is long is asked for anew, and its
+#: bytes are handed on as they arrive.  Long, for what was sent is lost; a machine that is busy is no reason.
+WHOLE_PATIENCE_SECONDS = 30.0
 
 #: Arrived bytes are stored in runs of at least this many bytes while more are to come.
 STORE_SIZE = 1 << 20
@@ -250,7 +252,7 @@ class Fetch:
         netfs, likely = inode.netfs, inode.volume.fetch_speed * WHOLE_SECONDS
         if netfs.fetch_whole is None or size != self.size or size > max(WHOLE_SIZE, likely):
             return False
-        with trio.move_on_after(WHOLE_PATIENCE_SECONDS) as patience:
+        with trio.move_on_after(WHOLE_PATIENCE_SECONDS if size > WHOLE_SIZE else math.inf) as patience:
             memory = await netfs.call("fetch_whole", netfs.fetch_whole, inode.netfs_data, offset, size)
         if patience.cancelled_caught:
             return False

@@ -18,7 +18,6 @@ from fscache_core.domain import Domain, Limits
 from fscache_core.errors import CallerError, FscacheError, NoNetfsError, UnknownPluginError
 from fscache_core.netfs import Netfs, register_netfs, unregister_netfs
 from fscache_core.plugins import BackendFacade, NetfsFacade
-from fscache_core.readahead import Readahead
 from fscache_core.volume import Volume
 
 if TYPE_CHECKING:
@@ -26,6 +25,7 @@ if TYPE_CHECKING:
 
     from fscache_core.file import File
     from fscache_core.hookspecs import DirectoryEntry, FileAttributes, Location, Wrapper
+    from fscache_core.readahead import Readahead
     from fscache_core.stats import Stats
 from fscache_core.tracing import Tracing
 
@@ -50,7 +50,7 @@ class _Attached:
 class FsCache:
     """The cache as a program sees it.  Made by `open_fscache`; belongs to one trio thread."""
 
-    def __init__(self, domain: Domain, coherency: Coherency, readahead: Readahead) -> None:
+    def __init__(self, domain: Domain, coherency: Coherency, readahead: Readahead | None) -> None:
         self.domain = domain
         self.coherency = coherency
         self.readahead = readahead
@@ -420,7 +420,7 @@ async def open_fscache(
     # What the body raises goes on as it is, not as a group: no task of ours has a part in it.
     raised: BaseException | None = None
     async with trio.open_nursery() as nursery:
-        fscache = FsCache(Domain(nursery, limits or Limits()), coherency, readahead or Readahead())
+        fscache = FsCache(Domain(nursery, limits or Limits()), coherency, readahead)
         try:
             for url, each in coherencies.items():
                 fscache.set_coherency(url, each)

@@ -33,7 +33,8 @@ if TYPE_CHECKING:
     from fscache_core.readahead import Window
     from fscache_core.volume import Volume
 
-#: Bytes of fetched pages that could not be stored, kept for the readers who are about to want them.
+#: Bytes of fetched pages that could not be stored, kept for the readers who are about to want them; more if
+#: more may have been read ahead.
 KEPT_SIZE = 16 << 20
 
 #: Bytes that a reader may always have fetched, however little memory is left for fetches.
@@ -343,6 +344,8 @@ class Inode:
 
     def read_ahead(self, offset: int, ahead: int, reader: Window) -> None:
         """Start fetching, or reading from the cache, what lies from ``offset`` to ``ahead``."""
+        if offset >= ahead:
+            return
         domain = self.volume.domain
         if domain.stores_size > domain.limits.store_size // 2 or self.volume.closed:
             reader.refused(offset)
@@ -386,7 +389,9 @@ class Inode:
         self._kept.append(fetch)
         domain.kept_fetches[fetch] = lambda: self._let_go(fetch)
         domain.kept_fetches_size += fetch.size
-        while sum(kept.size for kept in self._kept) > KEPT_SIZE:
+        readahead = self.volume.readahead
+        size = max(KEPT_SIZE, 2 * (readahead.max_size + readahead.fetch_size))
+        while sum(kept.size for kept in self._kept) > size:
             self._let_go(self._kept[0])
 
     def _let_go(self, fetch: Fetch) -> None:

@@ -13,9 +13,14 @@ NEVER = sys.maxsize
 class Readahead:
     """How far ahead of a sequential reader to fetch.  All in bytes; multiples of a page are best."""
 
-    max_size: int = 16 << 20  #: the largest window; 0 switches read-ahead off
+    max_size: int = 8 << 20  #: the largest window; 0 switches read-ahead off
     initial_size: int = 128 << 10  #: the window after the first sequential read
-    fetch_size: int = 8 << 20  #: the largest single request; a window holds several, fetched in parallel
+    fetch_size: int = 4 << 20  #: the largest single request; a window holds several, fetched in parallel
+
+
+#: The default for adapters that give whole ranges (`fetch_whole`): what such a range costs does not depend on
+#: its size.  The bytes of others are touched once more, and are to stay in the processor's cache until then.
+WHOLE_READAHEAD = Readahead(max_size=16 << 20, fetch_size=8 << 20)
 
 
 class Window:

@@ -31,6 +31,7 @@ from fscache_core.icache import InodeCache
 from fscache_core.inode import Inode, inode_definition
 from fscache_core.netfs import acquire_or_go_without
 from fscache_core.outcome import CookieType, ReserveOutcome
+from fscache_core.readahead import WHOLE_READAHEAD, Readahead
 from fscache_core.stats import VolumeStats
 
 if TYPE_CHECKING:
@@ -39,7 +40,6 @@ if TYPE_CHECKING:
     from fscache_core.cache import Cache
     from fscache_core.netfs import Netfs
     from fscache_core.plugins import NetfsFacade
-    from fscache_core.readahead import Readahead
 
 #: Names that are remembered to be missing, to have been served without asking the origin, or to have changed.
 #: If more have changed, all that is cached and not in use counts as old.
@@ -84,14 +84,15 @@ class Volume:
         location: Location,
         data: object,
         coherency: Coherency,
-        readahead: Readahead,
+        readahead: Readahead | None,
     ) -> None:
         self.domain = domain
         self.netfs = netfs
         self.location = location
         self.data = data  #: the adapter's
         self.coherency = coherency
-        self.readahead = readahead
+        default = Readahead() if netfs.fetch_whole is None else WHOLE_READAHEAD
+        self.readahead: Readahead = readahead or default
         self.stats = VolumeStats()
         self.fetch_speed = 0.0  #: bytes per second of the last fetch, beside others; 0 if nothing is known
         self.definition = inode_definition(netfs)

@@ -150,10 +150,14 @@ async def test_an_origin_that_becomes_slow_is_asked_again_for_what_comes(
         await fscache.add_cache(MemoryBackend())
         fscache.add_netfs(origin)
         async with await fscache.open_file("origin://file") as file:
-            await file.read(0, 10_000)
-            origin.seconds_per_byte = WHOLE_PATIENCE_SECONDS / 4096
-            assert await file.read(MIB, 10_000) == DATA[MIB : MIB + 10_000]
-    assert origin.piecemeal == origin.whole[-1:]
+            await file.read(0, MIB)
+            await file.inode.wait_stored()
+            origin.piecemeal.clear()
+            origin.seconds_per_byte = WHOLE_PATIENCE_SECONDS / MIB * 2
+            assert await file.read(8 * MIB, MIB) == DATA[8 * MIB : 9 * MIB]
+            assert origin.piecemeal == origin.whole == [(8 * MIB, MIB)]
+            assert await file.read(16 * MIB, 4096) == DATA[16 * MIB : 16 * MIB + 4096]
+            assert len(origin.piecemeal) == 1
 
 
 @pytest.mark.parametrize("answer", [None, 4096, b"", b"x", bytes(MIB), "text"], ids=repr)
@@ -227,3 +231,16 @@ async def test_what_arrives_before_it_is_read_is_followed_by_more_up_to_two_wind
             await trio.testing.wait_all_tasks_blocked()
             furthest = max(offset + size for offset, size in asked_for(origin))
             assert at + READAHEAD.max_size + FETCH_SIZE < furthest <= at + 2 * READAHEAD.max_size
+
+
+async def test_without_a_cache_what_was_read_ahead_is_kept_for_its_reader(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    origin = Origin()
+    async with open_fscache(readahead=Readahead(max_size=12 * MIB, fetch_size=FETCH_SIZE)) as fscache:
+        fscache.add_netfs(origin)
+        async with await fscache.open_file("origin://file") as file:
+            for offset in range(0, SIZE, MIB // 2):
+                assert await file.read(offset, MIB // 2) == DATA[offset : offset + MIB // 2]
+                await trio.testing.wait_all_tasks_blocked()
+    assert without_gaps_or_overlaps(asked_for(origin))
