@@ -195,3 +195,16 @@ async def test_who_waits_for_a_slow_fetch_of_another_waits_as_long_as_bytes_arri
         nursery.start_soon(reader)
         nursery.start_soon(reader)  # to the locks on files it is another process
     assert origin.bytes_sent == size
+
+
+@pytest.mark.parametrize("piece", [100_001, 333_333, MIB])
+async def test_who_reads_in_order_without_any_cache_fetches_each_byte_once(
+    fscache_http_origin: CountingOrigin, piece: int
+) -> None:
+    origin = fscache_http_origin
+    data = random.Random(5).randbytes(24 * MIB + 123)
+    origin.put("a", data)
+    async with open_fscache() as fscache, await fscache.open_file(origin.url("a")) as file:
+        for at in range(0, len(data), piece):
+            assert await file.read(at, piece) == data[at : at + piece]
+    assert origin.bytes_for("a") == len(data)
