@@ -215,6 +215,10 @@ class Inode:
                     if asked < ahead:
                         self.read_ahead(asked, ahead, window)
                         asked = ahead
+                    # Of a range longer than a window, more as some of it comes.
+                    reach = page + min(n_pages, self._window_pages())
+                    if fetch.end < reach:
+                        self._fetch_on(fetch.end << PAGE_SHIFT, reach << PAGE_SHIFT, window)
                     if not await self._wait_ready(fetch, page):
                         continue
                     ready_end = min(fetch.ready_end(page), page + n_pages)
@@ -327,16 +331,22 @@ class Inode:
             await domain.stores_changed.park()
         return waited
 
+    def _window_pages(self) -> int:
+        """How much of one range to fetch at a time: a share of the memory there is for fetches.
+
+        A reader gets a little even when there is none left: it has lent us as much itself, and to wait could
+        mean to wait for another origin that hangs.
+        """
+        limits = self.volume.readahead
+        share = max(SMALLEST_FETCH, self.volume.domain.fetch_room // 4)
+        return min(share, max(limits.max_size, limits.fetch_size, PAGE_SIZE)) >> PAGE_SHIFT
+
     def _start_fetches(self, page: int, n_pages: int, ahead: int, reader: Window) -> None:
         """Start fetching a gap, at most a window of it; and what lies ahead, if the reader wants that."""
-        domain, limits = self.volume.domain, self.volume.readahead
         obj = self.cookie.object
-        if domain.has_caches and (obj is None or not obj.active):
+        if self.volume.domain.has_caches and (obj is None or not obj.active):
             self.volume.stats.fallbacks += 1
-        # A share of the memory there is for fetches.  A reader gets a little even when there is none left: it
-        # has lent us as much itself, and to wait could mean to wait for another origin that hangs.
-        share = max(SMALLEST_FETCH, domain.fetch_room // 4)
-        window = min(share, max(limits.max_size, limits.fetch_size, PAGE_SIZE)) >> PAGE_SHIFT
+        window = self._window_pages()
         self._start_run(page, min(n_pages, window), reader, ask_cache=False)
         last = page + min(n_pages, window)
         if n_pages <= window and ahead > last << PAGE_SHIFT:
@@ -344,12 +354,14 @@ class Inode:
 
     def read_ahead(self, offset: int, ahead: int, reader: Window) -> None:
         """Start fetching, or reading from the cache, what lies from ``offset`` to ``ahead``."""
-        if offset >= ahead:
-            return
+        if offset < ahead and not self._fetch_on(offset, ahead, reader):
+            reader.refused(offset)
+
+    def _fetch_on(self, offset: int, ahead: int, reader: Window) -> bool:
+        """`read_ahead`; False if it is not the time."""
         domain = self.volume.domain
         if domain.stores_size > domain.limits.store_size // 2 or self.volume.closed:
-            reader.refused(offset)
-            return
+            return False
         page, end = offset >> PAGE_SHIFT, page_count(min(ahead, self.size))
         end = min(end, page + (domain.fetch_room // 4 >> PAGE_SHIFT))
         known = PageRuns()
@@ -357,6 +369,7 @@ class Inode:
             known.add(fetch.first, fetch.end - fetch.first)
         for first, n_pages in list(known.gaps(page, end - page)):
             self._start_run(first, n_pages, reader, ask_cache=True)
+        return True
 
     def _start_run(self, page: int, n_pages: int, reader: Window, *, ask_cache: bool) -> None:
         domain = self.volume.domain

@@ -40,6 +40,7 @@ class Origin:
         self.whole: list[tuple[int, int]] = []
         self.piecemeal: list[tuple[int, int]] = []
         self.answer: Callable[[int, int], object] = lambda offset, size: DATA[offset : offset + size]
+        self.held: dict[int, trio.Event] = {}  # by offset: not answered before
 
     @netfs_hook
     def parse_url(self, url: str) -> Location:
@@ -78,6 +79,8 @@ class Origin:
         self, netfs_data: object, offset: int, buffer: memoryview, arrived: Callable[[int], None]
     ) -> None:
         self.piecemeal.append((offset, len(buffer)))
+        if offset in self.held:
+            await self.held[offset].wait()
         await trio.sleep(len(buffer) * self.seconds_per_byte)
         buffer[:] = DATA[offset : offset + len(buffer)]
 
@@ -243,4 +246,25 @@ async def test_without_a_cache_what_was_read_ahead_is_kept_for_its_reader(
             for offset in range(0, SIZE, MIB // 2):
                 assert await file.read(offset, MIB // 2) == DATA[offset : offset + MIB // 2]
                 await trio.testing.wait_all_tasks_blocked()
+    assert without_gaps_or_overlaps(asked_for(origin))
+
+
+async def test_of_a_range_longer_than_the_window_more_is_asked_for_as_some_comes(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    origin = Origin()
+    origin.held = {offset: trio.Event() for offset in range(FETCH_SIZE, SIZE, FETCH_SIZE)}
+    readahead = Readahead(max_size=2 * FETCH_SIZE, fetch_size=FETCH_SIZE, initial_size=FETCH_SIZE)
+    buffer = bytearray(SIZE)
+    async with open_fscache(readahead=readahead) as fscache:
+        await fscache.add_cache(MemoryBackend())
+        fscache.add_netfs(origin, wrappers=[Faults()])
+        async with await fscache.open_file("origin://file") as file, trio.open_nursery() as nursery:
+            nursery.start_soon(file.readinto, 0, memoryview(buffer))
+            for offset, held in origin.held.items():
+                await trio.testing.wait_all_tasks_blocked()
+                following = min(offset + FETCH_SIZE, SIZE - 1)
+                assert any(start <= following < start + size for start, size in origin.piecemeal)
+                held.set()
+    assert buffer == DATA
     assert without_gaps_or_overlaps(asked_for(origin))
