@@ -164,7 +164,7 @@ async def test_cancelled_at_any_step_a_call_leaves_the_connection_usable(
     assert not cancelled
     assert n_steps > 3
     assert n_own_threads() == n_threads
-    assert len(os.listdir("/proc/self/fd")) == n_descriptors
+    assert len(os.listdir("/proc/self/fd")) <= n_descriptors  # those of earlier tests may go meanwhile
     del file, call, calls
     gc.collect()
     with trio.fail_after(60):
@@ -192,4 +192,4 @@ async def test_cancelled_at_any_step_of_connecting_the_next_call_connects(
         n_steps += 1 if n_steps < 12 else 4
     assert n_steps > 12
     assert n_own_threads() == n_threads
-    assert len(os.listdir("/proc/self/fd")) == n_descriptors
+    assert len(os.listdir("/proc/self/fd")) <= n_descriptors  # those of earlier tests may go meanwhile
