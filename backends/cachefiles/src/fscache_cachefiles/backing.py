@@ -51,10 +51,10 @@ LARGE_DESCRIPTORS = 3
 _ENTRY_LOCKS_START = 1 << 40  # byte ranges of the map file beyond any page index
 _ENTRY_LOCK_SECONDS = 5.0
 
-#: Bytes written and summed up at a time: the second pass finds them in the processor's cache.  For larger
-#: writes the kernel takes larger pieces of memory, which nobody has used lately: a write of 16 MiB takes
-#: several times as long as sixteen of one, and in a virtual machine one of 1 MiB may as well.
-_WRITE_SIZE = 256 << 10
+#: Bytes written and summed up at a time: the second pass finds them in the processor's cache.  Larger writes
+#: take longer, since for them the kernel takes pieces of memory that nobody has used lately; smaller ones
+#: give up the interpreter's lock more often, which a thread that fetches meanwhile is slow to give back.
+_WRITE_SIZE = 1 << 20
 
 _SCRATCH_SIZE = 2 * BLOCK_SIZE
 _scratches: list[memoryview] = []  # those that no thread uses just now; what was used last is taken first
