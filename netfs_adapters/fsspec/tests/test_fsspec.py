@@ -7,14 +7,13 @@ import subprocess
 import sys
 import threading
 import zipfile
-from contextlib import asynccontextmanager
 from functools import partial
 from typing import TYPE_CHECKING, ClassVar
 
 import fsspec  # type: ignore[import-untyped]
 import pytest
-import trio
 from fsspec.implementations.memory import MemoryFileSystem  # type: ignore[import-untyped]
+from fsspec_session import opened, read  # type: ignore[import-not-found]
 
 from fscache_core.errors import (
     CallerError,
@@ -31,7 +30,7 @@ from fscache_core.testing.interruption import cancelled_after
 from netfs_fsspec import FsspecNetfs
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterator
+    from collections.abc import Iterator
     from pathlib import Path
 
 DATA = bytes(range(256)) * 4096  # 1 MiB
@@ -40,29 +39,6 @@ DATA = bytes(range(256)) * 4096  # 1 MiB
 def quick(**options: object) -> FsspecNetfs:
     """An adapter that does not wait long before it tries again."""
     return FsspecNetfs(**{"backoff_seconds": 0.001, **options})  # type: ignore[arg-type]
-
-
-@asynccontextmanager
-async def opened(netfs: FsspecNetfs, url: str) -> AsyncIterator[tuple[object, str]]:
-    location = netfs.parse_url(url)
-    volume = await netfs.open_volume(location)
-    try:
-        yield volume, location.path
-    finally:
-        with trio.CancelScope(shield=True):
-            await netfs.close_volume(volume)
-
-
-async def read(
-    netfs: FsspecNetfs,
-    file: object,
-    offset: int = 0,
-    size: int | None = None,
-    seen: Callable[[int], None] = lambda n: None,
-) -> bytes:
-    buffer = bytearray(netfs.get_attr(file).size - offset if size is None else size)
-    await netfs.fetch(file, offset, memoryview(buffer), seen)
-    return bytes(buffer)
 
 
 @pytest.fixture

@@ -5,11 +5,10 @@ from __future__ import annotations
 import os
 import random
 import sys
-from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 import pytest
-import trio
+from fsspec_session import opened  # type: ignore[import-not-found]
 
 from fscache_core import open_fscache
 from fscache_core.errors import OriginNotFoundError, StaleError
@@ -18,7 +17,7 @@ from fscache_core.testing.workspace import LOOPBACK, Workspace, free_port, port_
 from netfs_fsspec import FsspecNetfs
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
+    from collections.abc import Iterator
     from pathlib import Path
 
 pytest.importorskip("pyftpdlib", reason="no pyftpdlib (pip install pyftpdlib)")
@@ -48,17 +47,6 @@ def put(path: Path, data: bytes, modified: int) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(data)
     os.utime(path, (modified, modified))
-
-
-@asynccontextmanager
-async def opened(netfs: FsspecNetfs, url: str) -> AsyncIterator[tuple[object, str]]:
-    location = netfs.parse_url(url)
-    volume = await netfs.open_volume(location)
-    try:
-        yield volume, location.path
-    finally:
-        with trio.CancelScope(shield=True):
-            await netfs.close_volume(volume)
 
 
 async def test_a_file_that_changes_is_noticed_by_the_session_that_has_looked_at_it(

@@ -5,13 +5,12 @@ from __future__ import annotations
 import json
 import random
 import sys
-from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 from urllib.parse import quote, urlencode
 from urllib.request import Request, urlopen
 
 import pytest
-import trio
+from fsspec_session import opened, read  # type: ignore[import-not-found]
 
 from fscache_core import open_fscache
 from fscache_core.errors import OriginError, OriginNotFoundError, OriginPermissionError, StaleError
@@ -22,7 +21,7 @@ from fscache_core.testing.workspace import LOOPBACK, Workspace, free_port, port_
 from netfs_fsspec import FsspecNetfs
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
+    from collections.abc import Iterator
     from pathlib import Path
 
 pytest.importorskip("gcp_storage_emulator", reason="no emulator (pip install gcp-storage-emulator)")
@@ -75,23 +74,6 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Emulator]:
 def netfs_for(port: int, **options: object) -> FsspecNetfs:
     of_gs = {"token": "anon", "project": "test", "endpoint_url": f"http://{LOOPBACK}:{port}"}
     return FsspecNetfs(storage_options={"gs": of_gs}, **{"backoff_seconds": 0.001, **options})  # type: ignore[arg-type]
-
-
-@asynccontextmanager
-async def opened(netfs: FsspecNetfs, url: str) -> AsyncIterator[tuple[object, str]]:
-    location = netfs.parse_url(url)
-    volume = await netfs.open_volume(location)
-    try:
-        yield volume, location.path
-    finally:
-        with trio.CancelScope(shield=True):
-            await netfs.close_volume(volume)
-
-
-async def read(netfs: FsspecNetfs, file: object, offset: int, size: int) -> bytes:
-    buffer = bytearray(size)
-    await netfs.fetch(file, offset, memoryview(buffer), lambda n: None)
-    return bytes(buffer)
 
 
 async def test_an_object_is_looked_up_listed_and_read_in_ranges(server: Emulator) -> None:

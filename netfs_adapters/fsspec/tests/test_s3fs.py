@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import random
-from contextlib import asynccontextmanager
 from functools import partial
 from typing import TYPE_CHECKING
 
 import pytest
-import trio
+from fsspec_session import opened, read  # type: ignore[import-not-found]
 
 from fscache_core import open_fscache
 from fscache_core.errors import (
@@ -26,7 +25,7 @@ from fscache_core.testing.interruption import cancelled_after
 from netfs_fsspec import FsspecNetfs
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+    from collections.abc import Awaitable, Callable, Iterator
     from pathlib import Path
 
     from fscache_core.testing.s3_server import S3Server
@@ -51,26 +50,9 @@ def netfs_for(server: S3Server, endpoint: str = "", **options: object) -> Fsspec
         "secret": server.secret_key,
         "client_kwargs": {"endpoint_url": endpoint or server.endpoint, "region_name": server.region},
         # botocore would ask again itself, and longer than the adapter's deadline.
-        "config_kwargs": {"retries": {"max_attempts": 1}, "connect_timeout": 5, "read_timeout": 5},
+        "config_kwargs": {"retries": {"max_attempts": 1}, "connect_timeout": 60, "read_timeout": 60},
     }
     return FsspecNetfs(storage_options={"s3": of_s3}, **{"backoff_seconds": 0.001, **options})  # type: ignore[arg-type]
-
-
-@asynccontextmanager
-async def opened(netfs: FsspecNetfs, url: str) -> AsyncIterator[tuple[object, str]]:
-    location = netfs.parse_url(url)
-    volume = await netfs.open_volume(location)
-    try:
-        yield volume, location.path
-    finally:
-        with trio.CancelScope(shield=True):
-            await netfs.close_volume(volume)
-
-
-async def read(netfs: FsspecNetfs, file: object, offset: int = 0, size: int | None = None) -> bytes:
-    buffer = bytearray(netfs.get_attr(file).size - offset if size is None else size)
-    await netfs.fetch(file, offset, memoryview(buffer), lambda n: None)
-    return bytes(buffer)
 
 
 async def test_an_object_is_looked_up_listed_and_read_in_ranges(server: S3Server) -> None:
