@@ -20,7 +20,7 @@ class Readahead:
 
 #: The default for adapters that give whole ranges (`fetch_whole`): what such a range costs does not depend on
 #: its size.  The bytes of others are touched once more, and are to stay in the processor's cache until then.
-WHOLE_READAHEAD = Readahead(max_size=16 << 20, fetch_size=8 << 20)
+WHOLE_READAHEAD = Readahead(fetch_size=8 << 20)
 
 
 class Window:
