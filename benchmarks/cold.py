@@ -40,6 +40,8 @@ CIPHERS = "^aes128-gcm@openssh.com,aes256-gcm@openssh.com"
 #: What the adapter asks for.
 KEEPALIVE_SECONDS = 10
 WINDOW_SIZE = 16 << 20
+#: How much memory is made to be at hand before each side, in files as long as the one it reads.
+AT_HAND = 1.5
 LIKEWISE = "asyncssh over the adapter's wire, to a file"
 
 
@@ -71,9 +73,11 @@ def cold_sftp(stage: Stage) -> Outcome:
 async def sftp_alone(stage: Stage, rounds: Rounds, path: Path, memory: memoryview) -> None:
     async with connected(stage) as sftp:
         remote = str(stage.sftp.root / "cold")
+        stage.have_memory(int(AT_HAND * stage.cold_size))
         with rounds.timed("asyncssh to memory"):
             async with sftp.open(remote, "rb") as file:
                 await file.read()
+        stage.have_memory(int(AT_HAND * stage.cold_size))
         with rounds.timed("asyncssh to a file"):
             await sftp.get(remote, path)
 
@@ -82,6 +86,7 @@ async def sftp_likewise(stage: Stage, rounds: Rounds, path: Path) -> None:
     """asyncssh with all that the adapter gives it: a window, keepalives, a TCP connection of its own."""
     road = Road(asyncssh.SSHClientConnectionOptions(config=None, keepalive_interval=KEEPALIVE_SECONDS))
     async with connected(stage, road) as sftp:
+        stage.have_memory(int(AT_HAND * stage.cold_size))
         with rounds.timed(LIKEWISE):
             await sftp.get(str(stage.sftp.root / "cold"), path)
 
@@ -153,8 +158,10 @@ def s3_alone(stage: Stage, rounds: Rounds, path: Path, memory: memoryview) -> No
             for at in range(0, len(data), WRITE_SIZE):
                 os.pwrite(descriptor, data[at : at + WRITE_SIZE], start + at)
 
+        stage.have_memory(int(AT_HAND * size))
         with rounds.timed("obstore to memory"):
             list(threads.map(to_memory, range(0, size, piece)))
+        stage.have_memory(int(AT_HAND * size))
         with rounds.timed("obstore to a file"):
             descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
             list(threads.map(to_file, range(0, size, piece)))
@@ -187,6 +194,7 @@ async def read_cold(
                 continue
             async with await fscache.open_file(f"{root}/warm-up") as file:
                 await file.read(0, READ_SIZE)
+            stage.have_memory(int(AT_HAND * stage.cold_size))
             with rounds.timed("fscache"):
                 async with await fscache.open_file(f"{root}/cold") as file:
                     for offset in range(0, len(memory), READ_SIZE):

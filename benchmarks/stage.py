@@ -67,6 +67,17 @@ class Stage:
         self._n_names += 1
         return self.directory / f"{name}-{self._n_names}"
 
+    def have_memory(self, size: int) -> None:
+        """Have ``size`` bytes of memory at hand for the files that the next side writes.
+
+        Free memory of a virtual machine may have gone back to its host.  To get it again costs ten times what
+        is done with it, and falls to whoever writes next, whichever side that is.
+        """
+        piece = bytes(MIB)
+        with tempfile.TemporaryFile(dir=self.directory) as file:
+            for _ in range(-(-size // MIB)):
+                file.write(piece)
+
     @property
     def filesystem(self) -> str:
         """Kind of the filesystem below the directory."""

@@ -33,9 +33,11 @@ def fill(stage: Stage) -> Outcome:
     digests: dict[str, str] = {}
     for _ in rounds:
         path = stage.new_path("raw")
+        stage.have_memory(len(content))
         write_raw(rounds, path, content)
         digests["raw"] = digest_of(path)
         path.unlink()
+        stage.have_memory(len(content))
         trio.run(store, rounds, stage.new_path("cache"), content, digests)
     same = the_same("what was read back", digests)
     figures = [rounds.ratio("fscache", "raw", at_most=1.5), rounds.processor_ratio("fscache", "raw")]
