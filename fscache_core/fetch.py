@@ -17,9 +17,10 @@ from typing import TYPE_CHECKING
 import trio
 
 from fscache_core.errors import FscacheError, OfflineError, PluginError
+from fscache_core.fill_lock import lock_pages, unlock_pages
 from fscache_core.folio import PAGE_SHIFT, PAGE_SIZE, Folio, PageRuns, page_count
 from fscache_core.outcome import WriteOutcome
-from fscache_core.page import lock_pages, read_or_alloc_pages, unlock_pages, write_page_nowait
+from fscache_core.page import read_or_alloc_pages, write_page_nowait
 
 if TYPE_CHECKING:
     from fscache_core.inode import Inode

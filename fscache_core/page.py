@@ -1,30 +1,27 @@
 """Page I/O for netfs use: read or allocate, write, uncache (reference sections 4 and 8).
 
 Reads run in the caller's task: it waits for its turn on the object, and the backend fills the folios'
-buffers.  Stores are queued on the cookie and written behind by one storage operation per object, in the
-order of the calls.  Memory waiting to be stored is bounded over all cookies (``Limits.store_size``).
+buffers.  Stores are queued on the cookie and written behind (`fscache_core.write_behind`), in the order of
+the calls.  Memory waiting to be stored is bounded over all cookies (``Limits.store_size``).
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import trio
 
-from fscache_core.domain import log
 from fscache_core.errors import CacheIOError, FscacheError, NoMemoryError, NoSpaceError, PluginError
-from fscache_core.folio import Folio
 from fscache_core.hook_call import call_backend
-from fscache_core.operation import Operation, OperationState, Retrieval, Storage, SubmitOutcome
-from fscache_core.outcome import CookieType, LockOutcome, ReadOutcome, WriteOutcome
+from fscache_core.operation import OperationState, Retrieval, SubmitOutcome
+from fscache_core.outcome import CookieType, ReadOutcome, WriteOutcome
+from fscache_core.write_behind import start_storage
 
 if TYPE_CHECKING:
     from fscache_core.cookie import Cookie
+    from fscache_core.folio import Folio
     from fscache_core.object import CacheObject
-
-#: How long one call of a backend's ``lock_pages`` may wait, at most: then it is time to look again.
-LOCK_SECONDS = 1.0
 
 #: ``end_io(first, n_pages, error)``: these pages were read (error None), or must not be trusted.
 EndIo = Callable[[int, int, BaseException | None], None]
@@ -296,82 +293,12 @@ def write_page_nowait(cookie: Cookie, folio: Folio, object_size: int | None = No
     if cookie.stores.overlaps(folio.first, folio.n_pages):
         stats.stores_agn += 1  # unlike the reference's, the newer bytes are stored too, after the older
     cookie.stores.append(folio)
-    if obj.storage is None and not _start_storage(obj):
+    if obj.storage is None and not start_storage(obj):
         cookie.stores.pop()
         stats.stores_nbf += 1
         return WriteOutcome.NO_BUFFERS
     stats.stores_ok += 1
     return WriteOutcome.STORED
-
-
-def _start_storage(obj: CacheObject) -> bool:
-    op = obj.storage = Storage(obj, processor=_write_behind)
-    obj.domain.stats.store_ops += 1
-    accepted = obj.ops.submit(op) is SubmitOutcome.ACCEPTED
-    op.put()
-    if not accepted:
-        obj.storage = None
-    return accepted
-
-
-async def _write_behind(op: Operation) -> None:
-    """Write a cookie's pending stores, first come first served, until there is none."""
-    obj = op.object
-    cookie, limits = obj.cookie, obj.domain.limits
-    try:
-        # An exclusive operation that waits goes first: what is left is taken by a storage op behind it.
-        while cookie.stores and obj.active and not obj.ops.n_exclusive:
-            # Where one call takes several runs, the other half of what may wait comes meanwhile.
-            several = obj.cache.backend.write_pages is not None
-            try:
-                await _write(op, obj, cookie.stores.begin(limits.store_size // 2 if several else 0))
-            finally:
-                cookie.stores.end()
-    finally:
-        if obj.storage is op:
-            obj.storage = None
-        if not obj.active or (cookie.stores and obj.storage is None and not _start_storage(obj)):
-            cookie.stores.discard()
-        if not op.ended:  # the backend may have completed it
-            op.complete(cancelled=not obj.active)
-
-
-async def _write(op: Operation, obj: CacheObject, begun: Sequence[Folio]) -> None:
-    assert isinstance(op, Storage)
-    cookie, stats, backend = obj.cookie, obj.domain.stats, obj.cache.backend
-    folios: list[Folio] = []
-    for folio in begun:
-        stats.store_run += 1
-        fits = obj.store_limit_size - folio.offset
-        within = folio
-        if fits < len(folio.buffer):
-            within = Folio(folio.first, folio.buffer[: max(fits, 0)])
-            stats.store_olm += folio.n_pages - within.n_pages
-        if within.n_pages:
-            stats.store_pgs += within.n_pages
-            folios.append(within)
-    if not folios:
-        return
-    try:
-        if len(folios) > 1 and backend.write_pages is not None:
-            outcome = await call_backend(obj.cache, "wrp", WriteOutcome, backend.write_pages, op, folios)
-        else:
-            (folio,) = folios
-            outcome = await call_backend(obj.cache, "wrp", WriteOutcome, backend.write_page, op, folio)
-    except NoSpaceError as error:
-        if isinstance(error, NoMemoryError):
-            stats.stores_oom += 1
-        outcome = WriteOutcome.NO_BUFFERS
-    except FscacheError as error:
-        obj.hook_failed(error)
-        if not isinstance(error, CacheIOError):
-            # What it left is not to be believed.
-            obj.retired = True
-            obj.abort()
-        return
-    if outcome is not WriteOutcome.STORED:
-        for folio in folios:
-            cookie.marks.remove(folio.first, folio.n_pages)
 
 
 # -- letting go --------------------------------------------------------------------------
@@ -450,61 +377,3 @@ async def maybe_release_page(cookie: Cookie, page_index: int, *, may_wait: bool 
 
 def _holds(folio: Folio, page_index: int) -> bool:
     return folio.first <= page_index < folio.end
-
-
-async def lock_pages(
-    cookie: Cookie, first: int, n_pages: int, look_again: Callable[[], Awaitable[int]]
-) -> CacheObject | None:
-    """Take the fill lock of a range across processes.
-
-    While another process holds it, ``look_again`` is awaited each time something may have arrived, and tells
-    how many pages are missing still; when it says 0 the lock is not taken.  Who holds it is waited for as
-    long as pages arrive: a process that is stopped must not stop others for ever.
-
-    Returns:
-      The object whose lock was taken (give it to `unlock_pages`), or None: not offered, not needed or not
-      possible.  None never means that the caller must not fetch what is missing.
-    """
-    seconds = cookie.domain.limits.hook_seconds
-    wait_seconds = min(LOCK_SECONDS, seconds / 2)  # a hook that waits as long as it may has not hung
-    give_up_at = trio.current_time() + seconds
-    n_missing = n_pages
-    while True:
-        obj = cookie.object
-        if obj is None or obj.cache.backend.lock_pages is None:
-            return None
-        op = Operation(obj)  # keeps the object from being dropped meanwhile
-        try:
-            if obj.ops.submit(op) is not SubmitOutcome.ACCEPTED or not await op.wait_active():
-                return None
-            if not obj.active:
-                return None
-            hook = obj.cache.backend.lock_pages
-            outcome = await call_backend(
-                obj.cache, None, LockOutcome, hook, obj, first, n_pages, wait_seconds
-            )
-        except FscacheError as error:
-            obj.hook_failed(error)
-            return None
-        finally:
-            op.finish()
-        if outcome is LockOutcome.LOCKED:
-            return obj
-        n_left = await look_again()
-        if not n_left:
-            return None
-        if n_left < n_missing:
-            n_missing, give_up_at = n_left, trio.current_time() + seconds
-        elif trio.current_time() >= give_up_at:
-            log.warning(
-                "%r (%r): pages %d+%d are locked elsewhere; fetched anyway", obj, cookie, first, n_pages
-            )
-            return None
-        await trio.lowlevel.checkpoint()  # a hook that does not wait must not keep others from running
-
-
-def unlock_pages(obj: CacheObject, first: int, n_pages: int) -> None:
-    """Give back what `lock_pages` took."""
-    hook = obj.cache.backend.unlock_pages
-    if hook is not None and not obj.dead:
-        obj.tell(hook, first, n_pages)

@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING
 import pytest
 import trio
 
-from fscache_core import page
+from fscache_core import fill_lock, page
 from fscache_core.folio import PAGE_SIZE, Folio, page_count
 from fscache_core.hookspecs import NOT_RESIDENT, Wrapper
 from fscache_core.outcome import (
@@ -673,10 +673,10 @@ class CacheContract:
 
             obj = session.object(cookie)
             for first in (0, 16, 32, 5):
-                assert await page.lock_pages(cookie, first, 4, never) is obj
-            page.unlock_pages(obj, 0, 2)
-            page.unlock_pages(obj, 2, 2)
-            assert await page.lock_pages(cookie, 0, 4, never) is obj
+                assert await fill_lock.lock_pages(cookie, first, 4, never) is obj
+            fill_lock.unlock_pages(obj, 0, 2)
+            fill_lock.unlock_pages(obj, 2, 2)
+            assert await fill_lock.lock_pages(cookie, 0, 4, never) is obj
 
     # Cancellation and the end.
 
