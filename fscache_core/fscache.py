@@ -134,20 +134,25 @@ class FsCache:
 
         Args:
           netfs: the name of an installed adapter (= the scheme of its URLs), or an adapter object.
-          scheme: of the URLs that an adapter object is for; by default its name.
+          scheme: of the URLs that an adapter object is for, in lower case; by default its name.
 
         Raises:
-          InstallationError, PluginError, CallerError: as `add_cache`.
+          InstallationError, PluginError: as `add_cache`.
+          CallerError: bad options, or the scheme is in use, or no URL can have it.
         """
         if isinstance(netfs, str):
             plugin = plugins.make(plugins.NETFS_GROUP, netfs, options)
-            scheme = scheme or netfs
+            scheme = netfs if scheme is None else scheme
         elif options:
             raise CallerError(f"options {', '.join(options)} given for a netfs that is made already")
         else:
             plugin = netfs
-        facade = NetfsFacade(plugin, name=scheme, wrappers=wrappers)
-        scheme = scheme or facade.name
+        facade = NetfsFacade(plugin, wrappers=wrappers)
+        scheme = facade.name if scheme is None else scheme
+        if scheme_of(f"{scheme}://") != scheme:
+            raise CallerError(
+                f"netfs {facade.name}: no URL has the scheme {scheme!r}; give it one: scheme=..."
+            )
         if scheme in self._netfses:
             raise CallerError(f"a netfs for {scheme}:// URLs is attached already")
         self._netfses[scheme] = _Attached(facade, self._registered(facade))

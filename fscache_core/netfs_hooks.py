@@ -75,6 +75,10 @@ class NetfsSpec:
     ``volume`` is whatever the adapter's `open_volume` returned; ``netfs_data`` is a volume or a file
     of the adapter's own making (`name_file`, `look_up`).  Both are opaque to core, and a file's
     is never changed after it was made: it stands for one version.
+
+    Beside its hooks an adapter has a ``name``, which is part of every key, and the scheme of its URLs
+    unless it is added with another one; and it may have a ``version``, an int, of the format of its keys
+    and aux data (0 if it has none).
     """
 
     # The definition of a cookie (reference section 2).

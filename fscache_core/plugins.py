@@ -444,14 +444,20 @@ def _singular(
 class NetfsFacade:
     """A checked netfs adapter: each hook of `NetfsSpec` as a typed attribute."""
 
-    def __init__(self, plugin: object, *, name: str | None = None, wrappers: Sequence[Wrapper] = ()) -> None:
+    def __init__(self, plugin: object, *, wrappers: Sequence[Wrapper] = ()) -> None:
         self.plugin = plugin
-        self.name: str = str(getattr(plugin, "name", None) or name or type(plugin).__name__)
-        version = getattr(plugin, "version", 0)
-        if not isinstance(version, int):
-            raise _unfit(NETFS_GROUP, self.name, plugin, f": its version {version!r} is not an int")
-        self.version = version  #: of the format of its keys and aux data
+        name, version = getattr(plugin, "name", None), getattr(plugin, "version", 0)
+        named = isinstance(name, str) and name != ""
+        self.name: str = str(name) if named else type(plugin).__name__
         get = _Hooks(NETFS_GROUP, NetfsSpec, plugin, self.name, wrappers).get
+        unfit = functools.partial(_unfit, NETFS_GROUP, self.name, plugin)
+        if not hasattr(plugin, "name"):
+            raise unfit(" lacks a name, which is the scheme of its URLs and part of every key")
+        if not named:
+            raise unfit(f": its name {name!r} is not a text, or an empty one")
+        if not isinstance(version, int):
+            raise unfit(f": its version {version!r} is not an int")
+        self.version = version  #: of the format of its keys and aux data
         answer = functools.partial(_answering, self.name, get)
         no = functools.partial(_unsupported, self.name)
         self.get_key: Callable[[object], bytes] = answer("get_key", _key_fault)

@@ -12,7 +12,14 @@ import trio
 
 from fscache_core import open_fscache, page
 from fscache_core.cookie import Cookie, CookieDefinition, acquire_cookie
-from fscache_core.errors import CacheIOError, FscacheError, NoSpaceError, PluginError, UnfitPluginError
+from fscache_core.errors import (
+    CacheIOError,
+    CallerError,
+    FscacheError,
+    NoSpaceError,
+    PluginError,
+    UnfitPluginError,
+)
 from fscache_core.folio import PAGE_SIZE, Folio
 from fscache_core.hookspecs import (
     NOT_RESIDENT,
@@ -414,6 +421,48 @@ async def test_a_listing_that_is_none_is_the_adapters_fault(answer: object, mess
         with pytest.raises(PluginError, match=f"^netfs shelf: list_directory {message}") as caught:
             await fscache.list_directory("shelf://")
     assert caught.value.plugin == "shelf"
+
+
+HOOKS = {name: hook for name, hook in vars(Shelf).items() if callable(hook)}
+
+
+@pytest.mark.parametrize("scheme", [None, "shelf"])
+async def test_an_adapter_without_a_name_is_refused_and_told_what_it_is_for(scheme: str | None) -> None:
+    nameless = type("Nameless", (), HOOKS)()
+    async with open_fscache() as fscache:
+        with pytest.raises(UnfitPluginError, match="netfs Nameless lacks a name, which is the") as caught:
+            fscache.add_netfs(nameless, scheme=scheme)
+        assert caught.value.plugin == "Nameless"
+        fscache.add_netfs(Shelf())
+        async with await fscache.open_file("shelf://file") as file:
+            assert await file.read(0, SIZE) == DATA
+
+
+@pytest.mark.parametrize("name", [None, 7, b"shelf", ""])
+def test_a_name_that_is_no_text_is_refused(name: object) -> None:
+    class Odd(Shelf):
+        pass
+
+    Odd.name = name  # type: ignore[assignment]
+    with pytest.raises(UnfitPluginError, match=f"netfs Odd: its name {name!r} is not a text"):
+        NetfsFacade(Odd())
+
+
+@pytest.mark.parametrize("name", ["Shelf", "a shelf", "shelf:", "7shelf", "shélf"])
+async def test_an_adapter_is_for_urls_of_a_scheme_that_they_can_have(name: str) -> None:
+    class Odd(Shelf):
+        pass
+
+    Odd.name = name
+    async with open_fscache() as fscache:
+        with pytest.raises(CallerError) as caught:
+            fscache.add_netfs(Odd())
+        assert str(caught.value) == f"netfs {name}: no URL has the scheme {name!r}; give it one: scheme=..."
+        with pytest.raises(CallerError, match="netfs shelf: no URL has the scheme"):
+            fscache.add_netfs(Shelf(), scheme=name)
+        fscache.add_netfs(Odd(), scheme="shelf")
+        async with await fscache.open_file("shelf://file") as file:
+            assert await file.read(0, SIZE) == DATA
 
 
 def test_a_version_that_is_no_number_is_refused() -> None:
