@@ -11,6 +11,7 @@ from fscache_core.cookie import Cookie, CookieDefinition
 from fscache_core.domain import Domain, log
 from fscache_core.errors import CacheIOError, CallerError, FscacheError, NoMemoryError, PluginError
 from fscache_core.hook_call import call_backend, passes_through
+from fscache_core.hot_path import close_hot_path
 from fscache_core.object import CacheObject
 from fscache_core.outcome import CookieType
 from fscache_core.statistics import StatisticsKeeper
@@ -89,7 +90,7 @@ class Cache:
             self.broken = True
             log.error("cache %s stopped: I/O error: %s", self.tag, text)
             for obj in self.objects.values():
-                obj.cookie_detached()
+                close_hot_path(obj)
 
     # -- for core --
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
 import trio
 
-from fscache_core import object_request
+from fscache_core import object_change, object_request
 from fscache_core.cookie_definition import MAX_AUX_SIZE, MAX_KEY_SIZE, CookieDefinition
 from fscache_core.errors import CallerError, FscacheError, NoMemoryError, PluginError
 from fscache_core.folio import PageRuns
@@ -383,7 +383,7 @@ class Cookie:
         self.refresh_size()
         obj = self.object
         if obj is not None:
-            op = Operation(obj, exclusive=True, processor=obj.process_attr_changed)
+            op = Operation(obj, exclusive=True, processor=object_change.attr_changed)
             accepted = obj.ops.submit(op) is SubmitOutcome.ACCEPTED
             op.put()
             if accepted:

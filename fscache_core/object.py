@@ -1,16 +1,16 @@
 """Objects: the cache-side record of a cookie (reference section 6).
 
-What happens to it when is its `StateMachine`'s to say; here is what it is, what backends tell and ask it, and
-what states and operations do with it.  What is asked of its backend is in `fscache_core.object_request`.
+What happens to it when is its `StateMachine`'s to say; here is what it is, and what backends tell and ask it.
+What is asked of its backend is in `fscache_core.object_request`, what the backend is to change in
+`fscache_core.object_change`.
 
 Every async hook of the backend is called through `call_backend`, which bounds its time and counts it;
-whatever a hook raises ends at most this object (and, for `CacheIOError`, stops the cache).  Hooks that
-change what an object refers to run one at a time, under its ``lock``.
+whatever a hook raises ends at most this object (and, for `CacheIOError`, stops the cache).
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Concatenate, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Concatenate, ParamSpec
 
 import trio
 
@@ -18,17 +18,16 @@ from fscache_core.domain import log
 from fscache_core.errors import (
     CacheIOError,
     FscacheError,
-    NoMemoryError,
     NoSpaceError,
     PluginError,
 )
 from fscache_core.hook_call import (
     ask_netfs,
     blame_netfs,
-    call_backend,
     hook_name,
     passes_through,
 )
+from fscache_core.hot_path import close_hot_path
 from fscache_core.object_state import (
     CLEARED,
     ERROR,
@@ -41,26 +40,23 @@ from fscache_core.object_state import (
     object_states,
     transitions,
 )
-from fscache_core.operation import Operation, OperationQueue
+from fscache_core.operation import OperationQueue
 from fscache_core.outcome import (
-    NOT_RESIDENT,
     AuxOutcome,
-    CookieType,
     KillReason,
 )
 from fscache_core.state_machine import StateMachine
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Callable
 
     from fscache_core.cache import Cache
     from fscache_core.cookie import Cookie
-    from fscache_core.operation import Storage
+    from fscache_core.operation import Operation, Storage
 
 __all__ = ["STATES", "CacheObject", "object_states", "transitions"]
 
 P = ParamSpec("P")
-T = TypeVar("T")
 
 
 class CacheObject:
@@ -368,12 +364,12 @@ class CacheObject:
         self.machine.begin()
 
     def kill(self) -> None:
-        self.cookie_detached()
+        close_hot_path(self)
         self.machine.raise_event(KILL)
 
     def abort(self) -> None:
         """End the object because something of it failed."""
-        self.cookie_detached()
+        close_hot_path(self)
         self.machine.raise_event(ERROR)
 
     def update(self) -> None:
@@ -396,11 +392,6 @@ class CacheObject:
         """The last operation was released, or the last child dropped."""
         self.machine.raise_event(CLEARED)
 
-    def cookie_detached(self) -> None:
-        """Take the hot path away from readers."""
-        if self.cookie.object is self:
-            self.cookie.read_resident = None
-
     async def wait_dead(self) -> None:
         while not self.dead:
             await self.machine.wait_rest()
@@ -409,31 +400,6 @@ class CacheObject:
         """Wait until the object is available or never will be."""
         while self.live and not self.available:
             await self.machine.wait_rest()
-
-    async def change(
-        self,
-        gauge: str,
-        expected: type[T],
-        hook: Callable[P, Awaitable[T]],
-        *args: P.args,
-        **kwargs: P.kwargs,
-    ) -> T:
-        """Call a hook that changes what the object refers to."""
-        backend = self.cache.backend
-        if self.lock.locked():
-            await self.lock.acquire()
-        else:
-            self.lock.acquire_nowait()
-        try:
-            if backend.lock_object is not None:
-                await call_backend(self.cache, None, type(None), backend.lock_object, self)
-            try:
-                return await call_backend(self.cache, gauge, expected, hook, *args, **kwargs)
-            finally:
-                if backend.unlock_object is not None:
-                    self.tell(backend.unlock_object)
-        finally:
-            self.lock.release()
 
     def tell(self, hook: Callable[Concatenate[CacheObject, P], None], *args: P.args, **kw: P.kwargs) -> None:
         """Call a hook of the backend that is not async and returns nothing."""
@@ -459,92 +425,6 @@ class CacheObject:
                 self.abort()
             case _:
                 log.warning("%r (%r): %s", self, self.cookie, error)
-
-    # -- what is done with it, by operations and states ------------------------------------
-
-    def offer_resident(self) -> None:
-        read = self.cache.backend.read_resident
-        cookie = self.cookie
-        if read is not None and cookie.type != CookieType.INDEX and self.active and not cookie.invalidating:
-            cookie.read_resident = self._bound_resident(read)
-
-    def _bound_resident(
-        self, read: Callable[[CacheObject, int, memoryview], int]
-    ) -> Callable[[int, memoryview], int]:
-        def read_resident(offset: int, buffer: memoryview) -> int:
-            # Any thread.
-            try:
-                return read(self, offset, buffer)
-            except BaseException as error:
-                if passes_through(error):
-                    raise
-                self._resident_failed(error)
-                return NOT_RESIDENT
-
-        return read_resident
-
-    def _resident_failed(self, error: BaseException) -> None:
-        self.cookie.read_resident = None
-        failed = PluginError.raised("backend", self.cache.backend.name, "read_resident", error)
-        failed.__cause__ = error
-        self.domain.token.run_sync_soon(self.hook_failed, failed)
-
-    async def process_invalidate(self, op: Operation) -> None:
-        self.domain.stats.invals_run += 1
-        if self.invalidation is op:
-            self.invalidation = None
-        cookie = self.cookie
-        self.set_store_limit(cookie.object_size)
-        cookie.aux_updated = False  # the hook labels what it makes
-        try:
-            if self.cache.broken:
-                raise CacheIOError(f"cache {self.cache.tag} was stopped")
-            await self.change("inv", type(None), self.cache.backend.invalidate_object, op)
-        except FscacheError as error:
-            self.hook_failed(error)
-            self.distrust()
-            self.abort()
-        else:
-            cookie.no_data_yet = False
-            self.offer_resident()
-        finally:
-            if not op.ended:  # the backend may have completed it
-                op.complete()
-
-    async def process_attr_changed(self, op: Operation) -> None:
-        stats = self.domain.stats
-        stats.attrchg_run += 1
-        try:
-            if self.active:
-                await self.change("atc", type(None), self.cache.backend.attr_changed, self)
-                self.set_store_limit(self.cookie.object_size)
-        except FscacheError as error:
-            if isinstance(error, NoMemoryError):
-                stats.attrchg_oom += 1
-            self.hook_failed(error)
-            self.retired = True
-            self.abort()
-        else:
-            self.offer_resident()
-        finally:
-            if not op.ended:
-                op.complete()
-
-    async def write_aux(self) -> None:
-        cookie = self.cookie
-        if cookie.aux is None or self.invalidation is not None:
-            # In the second case the data is still the old, and must not get the new label, not even for a
-            # moment: other processes would believe it.
-            return
-        self.domain.stats.updates_run += 1
-        cookie.aux_updated = False
-        try:
-            await self.change("upo", type(None), self.cache.backend.update_object, self)
-        except FscacheError as error:
-            # A label that could not be written must not be believed later.
-            self.hook_failed(error)
-            self.retired = True
-            self.abort()
 
     def unlink(self) -> None:
         """Take the object off its cookie, and undo what it did to that.  No-op the second time."""

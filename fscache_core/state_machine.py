@@ -14,9 +14,11 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from fscache_core import object_change
 from fscache_core.domain import log
 from fscache_core.errors import FscacheError, PluginError
 from fscache_core.hook_call import call_backend, tell_netfs
+from fscache_core.hot_path import close_hot_path, open_hot_path
 from fscache_core.object_state import (
     ERROR,
     EVENTS,
@@ -261,7 +263,7 @@ class StateMachine:
                 stats.lookups_n += 1
                 self._lookup_called = True
                 self.judged_at = cookie.invalidated_at
-                outcome = await obj.change("luo", LookupOutcome, backend.lookup_object, obj)
+                outcome = await object_change.change(obj, "luo", LookupOutcome, backend.lookup_object, obj)
             else:
                 outcome = LookupOutcome.RETRY  # it would delete what we find
         except FscacheError as error:
@@ -339,7 +341,7 @@ class StateMachine:
         obj = self.object
         self._oob_target = "KILL_OBJECT"
         self._leave_parent()
-        obj.offer_resident()
+        open_hot_path(obj)
         obj.ops.start()
         await self._complete_lookup()
         obj.domain.stats.objects_avl += 1
@@ -363,7 +365,7 @@ class StateMachine:
         obj.storage = None
         obj.ops.cancel_all()
         cookie.forget_marks()
-        op = Operation(obj, exclusive=True, processor=obj.process_invalidate)
+        op = Operation(obj, exclusive=True, processor=object_change.invalidate_object)
         accepted = obj.ops.submit(op) is SubmitOutcome.ACCEPTED
         op.put()
         if accepted:
@@ -376,7 +378,7 @@ class StateMachine:
         return "UPDATE_OBJECT" if accepted else "KILL_OBJECT"
 
     async def _update_object(self) -> str:
-        await self.object.write_aux()
+        await object_change.update_object(self.object)
         return "WAIT_FOR_CMD"
 
     # -- the end -------------------------------------------------------------------------
@@ -385,7 +387,7 @@ class StateMachine:
         obj = self.object
         self._oob_target = None
         obj.live = False
-        obj.cookie_detached()
+        close_hot_path(obj)
         if obj.retired:
             obj.storage = None
             obj.ops.cancel_all()
@@ -405,16 +407,16 @@ class StateMachine:
         obj, cookie = self.object, self.object.cookie
         self._oob_target = None
         obj.live = False
-        obj.cookie_detached()
+        close_hot_path(obj)
         if self.events & INVALIDATE:
             obj.distrust()
         if cookie.aux_updated and not obj.retired and obj.available and not obj.cache.broken:
-            await obj.write_aux()
+            await object_change.update_object(obj)
         # After the next await the cookie may have another object; so what is done to it is done now.
         obj.unlink()
         if self._lookup_called:
             try:
-                await obj.change("dro", type(None), obj.cache.backend.drop_object, obj)
+                await object_change.change(obj, "dro", type(None), obj.cache.backend.drop_object, obj)
             except FscacheError as error:
                 obj.hook_failed(error)
         if not cookie.relinquished and cookie.definition.now_uncached is not None:

@@ -8,11 +8,10 @@ import pytest
 import trio
 import trio.testing
 
-from fscache_core import page
+from fscache_core import object_change, page, write_behind
 from fscache_core.domain import Limits
 from fscache_core.folio import PAGE_SIZE, Folio
 from fscache_core.fscache import open_fscache
-from fscache_core.object import CacheObject
 from fscache_core.object_state import STATES
 from fscache_core.outcome import ReadOutcome
 from fscache_core.state_machine import StateMachine
@@ -25,7 +24,11 @@ if TYPE_CHECKING:
 
 SIZE = 8 * PAGE_SIZE
 WORK = [state.work for state in STATES.values() if state.work is not None]
-PROCESSORS = ["process_invalidate", "process_attr_changed", "_write_behind"]
+PROCESSORS = {
+    "invalidate_object": object_change,
+    "attr_changed": object_change,
+    "_write_behind": write_behind,
+}
 
 
 def plant(patch: pytest.MonkeyPatch, place: object, name: str, *, after: bool, always: bool) -> list[str]:
@@ -114,8 +117,7 @@ async def test_a_bug_in_a_state_or_operation_hangs_nobody(
     backend, faults = MemoryBackend(), Faults()
     async with open_session(backend) as session:
         await session.fill(await session.file(b"old", size=SIZE))
-    place = StateMachine if name in WORK else page if name == "_write_behind" else CacheObject
-    calls = plant(monkeypatch, place, name, after=after, always=always)
+    calls = plant(monkeypatch, PROCESSORS.get(name, StateMachine), name, after=after, always=always)
     with trio.fail_after(1000):
         async with open_session(
             backend, wrappers=[faults], limits=Limits(hook_seconds=5, drop_seconds=2)
