@@ -10,15 +10,16 @@ Nothing here awaits but the ``async`` methods, so every other change of a cookie
 from __future__ import annotations
 
 import errno
-from typing import TYPE_CHECKING, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import trio
 
 from fscache_core import object_change, object_request
+from fscache_core.cache_selection import choose_cache
 from fscache_core.cookie_definition import MAX_AUX_SIZE, MAX_KEY_SIZE, CookieDefinition
 from fscache_core.errors import CallerError, FscacheError, NoMemoryError, PluginError
 from fscache_core.folio import PageRuns
-from fscache_core.hook_call import ask_netfs, blame_netfs, tell_netfs
+from fscache_core.hook_call import ask_netfs, tell_netfs
 from fscache_core.operation import Operation, SubmitOutcome
 from fscache_core.outcome import ConsistencyOutcome, CookieType, ReserveOutcome
 from fscache_core.pending_stores import PendingStores
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
     from fscache_core.object import CacheObject
 
 T = TypeVar("T")
-NetfsData: TypeAlias = object  # in `Cookie`, ``object`` is the record of a cache
 
 __all__ = ["MAX_AUX_SIZE", "MAX_KEY_SIZE", "Cookie", "CookieDefinition", "acquire_cookie"]
 
@@ -462,7 +462,7 @@ class Cookie:
         if not self._is_below_enabled():
             cache = None
         elif cache is None:
-            cache = self.parent.choose_cache(self.netfs_data)
+            cache = choose_cache(self.parent, self.netfs_data)
         if cache is None:
             self.domain.stats.acquire_noc += 1
             return False
@@ -499,34 +499,6 @@ class Cookie:
                 return False
             above = above.parent
         return True
-
-    def choose_cache(self, netfs_data: NetfsData) -> Cache | None:
-        """The cache for a data cookie below this one (section 9).
-
-        Better than the reference: broken caches, and objects in them or dying, are passed over.
-        """
-        domain = self.domain
-        for obj in self.objects:
-            if obj.live and obj.cache.usable:
-                return obj.cache
-        if self.type != CookieType.INDEX:
-            return None
-        tag_name = self._preferred_tag(netfs_data)
-        if tag_name is not None:
-            tag = domain.tags.get(tag_name)
-            cache = tag.cache if tag is not None else None
-            return cache if cache is not None and cache.usable else None
-        return next((cache for cache in domain.caches if cache.usable), None)
-
-    def _preferred_tag(self, netfs_data: NetfsData) -> str | None:
-        select = self.definition.select_cache
-        if select is None:
-            return None
-        try:
-            return ask_netfs(self, "select_cache", str | None, select, netfs_data)  # type: ignore[arg-type]
-        except FscacheError as error:
-            blame_netfs(self, "select_cache", error)
-            return None
 
 
 def acquire_cookie(

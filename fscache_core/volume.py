@@ -12,6 +12,7 @@ from urllib.parse import quote
 import trio
 
 from fscache_core import object_request
+from fscache_core.cache_selection import choose_cache
 from fscache_core.change import Changes
 from fscache_core.coherency import Coherency, CoherencyMode
 from fscache_core.cookie import Cookie, CookieDefinition, acquire_cookie
@@ -277,7 +278,7 @@ class Volume:
 
     def _caches_for(self, file: object) -> Sequence[Cache]:
         """Every cache: first the one in which this file would be stored."""
-        chosen = self.cookie.choose_cache(file)
+        chosen = choose_cache(self.cookie, file)
         return sorted(self.domain.caches, key=lambda cache: cache is not chosen)
 
     async def _retire(self, kind: int, key: bytes, caches: Sequence[Cache]) -> None:
