@@ -21,6 +21,10 @@ if TYPE_CHECKING:
 
 MAX_TAG_SIZE = 35  #: characters
 
+# By id() of a backend in use: the cache that it is bound to.  One table for the process, since whatever a
+# backend keeps of a cache it has once, whichever fscache that cache is of.
+_bound: dict[int, Cache] = {}
+
 FSDEF_INDEX = CookieDefinition(".FS-Cache", CookieType.INDEX, get_key=lambda _: b"")
 
 
@@ -103,14 +107,19 @@ class Cache:
         """Bind the backend and become selectable.
 
         Raises:
-          CallerError: the tag is in use (EEXIST).
+          CallerError: the tag is in use (EEXIST), or the backend (EBUSY).
           FscacheError: as ``bind_cache``.  Nothing is left behind.
         """
         if self._tag.cache is not None:
             raise CallerError(f"a cache with the tag {self.tag!r} exists already", errno=errno.EEXIST)
+        backend = self.backend
+        user = _bound.setdefault(id(backend.plugin), self)
+        if user is not self:
+            in_use = f"backend {backend.name} is in use by cache {user.tag}; make another one"
+            raise CallerError(in_use, errno=errno.EBUSY)
         self._tag.cache = self
         try:
-            await call_backend(self, None, type(None), self.backend.bind_cache, self)
+            await call_backend(self, None, type(None), backend.bind_cache, self)
             try:
                 self.master = self._alloc(self._master_index)
             except BaseException:
@@ -118,12 +127,13 @@ class Cache:
                 raise
         except BaseException:
             self._tag.cache = None
+            del _bound[id(backend.plugin)]
             raise
         self._attach(self.master, None)
         self.master.be_available()
         self.domain.caches.insert(0, self)
-        if self.backend.add_statistics is not None:
-            self._keeper = StatisticsKeeper(self, self.backend.add_statistics)
+        if backend.add_statistics is not None:
+            self._keeper = StatisticsKeeper(self, backend.add_statistics)
             # Not shielded, as other tasks are: nothing is lost if it is cancelled before the withdrawal.
             self.domain.nursery.start_soon(self._keeper.run, name=f"statistics of {self.tag}")
         # Better than the reference: what was uncached for want of a cache is attached now.
@@ -155,6 +165,7 @@ class Cache:
             if self._keeper is not None:
                 await self._keeper.close()
             await self._unbind()
+            del _bound[id(self.backend.plugin)]
         release_cache_tag(self.domain, self._tag)
 
     async def _unbind(self) -> None:

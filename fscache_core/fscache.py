@@ -90,7 +90,7 @@ class FsCache:
         Raises:
           InstallationError: no such backend, or one that cannot be used.
           PluginError: the backend does not fit the contract.
-          CallerError: bad options, or the tag is in use.
+          CallerError: bad options, or the tag or the backend object is in use.
           CacheUnusableError: its store cannot be used.
         """
         if isinstance(backend, str):

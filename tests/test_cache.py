@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -22,6 +23,7 @@ from fscache_core.errors import (
 )
 from fscache_core.folio import PAGE_SIZE
 from fscache_core.fscache import FsCache, open_fscache
+from fscache_core.hookspecs import cache_hook
 from fscache_core.netfs import fit_key
 from fscache_core.outcome import CookieType, ReadOutcome
 from fscache_core.statistics import kept_statistics
@@ -137,6 +139,76 @@ async def test_a_cache_that_cannot_be_bound_leaves_nothing_behind(
     assert bench.fscache.caches == ()
     assert bench.domain.tags == {}
     await bench.add("one")
+
+
+class Careless(MemoryBackend):
+    """It does not see to it itself that it is bound once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.n_bound = 0
+
+    @cache_hook
+    async def bind_cache(self, cache: Cache) -> None:
+        self.n_bound += 1
+
+    @cache_hook
+    async def unbind_cache(self) -> None:
+        self.n_bound -= 1
+
+
+async def assert_in_use(fscache: FsCache, backend: Careless, tag: str) -> None:
+    with pytest.raises(
+        CallerError, match=f"backend Careless is in use by cache {tag}; make another"
+    ) as caught:
+        await fscache.add_cache(backend, tag="other")
+    assert caught.value.errno == errno.EBUSY
+    assert backend.n_bound <= 1
+    assert "other" not in fscache.domain.tags
+
+
+async def test_a_backend_serves_one_cache_at_a_time(bench: Bench) -> None:
+    backend = Careless()
+    cache = await bench.fscache.add_cache(backend, tag="one")
+    await assert_in_use(bench.fscache, backend, "one")
+    async with open_fscache() as another:
+        await assert_in_use(another, backend, "one")
+    session, cookie = await bench.stored(cache)
+    assert bench.fscache.caches == (cache,)
+    await cache.withdraw()
+    async with open_fscache() as another:
+        await another.add_cache(backend, tag="two")
+        await assert_in_use(bench.fscache, backend, "two")
+    cache = await bench.fscache.add_cache(backend, tag="three")
+    await cookie.wait_lookup()
+    await session.check(cookie, content(b"v1", SIZE))
+
+
+@pytest.mark.parametrize("hook", ["bind_cache", "unbind_cache"])
+async def test_a_backend_is_in_use_from_before_it_is_bound_until_it_is_let_go(
+    hook: str, bench: Bench
+) -> None:
+    backend, faults = Careless(), Faults()
+    stuck = faults.arm(hook, Hang())
+
+    async def use() -> None:
+        await (await bench.fscache.add_cache(backend, tag="one", wrappers=[faults])).withdraw()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(use)
+        await stuck.wait_hit()
+        await assert_in_use(bench.fscache, backend, "one")
+        stuck.release()
+    await bench.fscache.add_cache(backend)
+
+
+@pytest.mark.parametrize("hook", ["bind_cache", "alloc_object", "unbind_cache"])
+async def test_a_backend_that_fails_to_be_bound_or_let_go_may_be_added_again(hook: str, bench: Bench) -> None:
+    backend, faults = Careless(), Faults()
+    faults.arm(hook, Fail(ZeroDivisionError("a bug")), at=1)
+    with suppress(PluginError):
+        await (await bench.fscache.add_cache(backend, wrappers=[faults])).withdraw()
+    await bench.fscache.add_cache(backend)
 
 
 @pytest.mark.parametrize("answer", [None, "an object", object()])
