@@ -102,6 +102,21 @@ async def test_parts_of_a_file_are_stored_as_they_come(tmp_path: Path) -> None:
         assert session.read_resident(cookie, 3 * PAGE_SIZE, 3 * PAGE_SIZE) is None
 
 
+async def test_what_little_there_is_of_a_long_range_is_found(tmp_path: Path) -> None:
+    file = Netfile("file", (10 << 20) + 5)
+    present = {0, 1025, 2560}
+    async with bound(tmp_path / "cache") as session:
+        cookie = await session.open(file)
+        for index in present:
+            await session.fill(cookie, index, 1)
+        await session.close(cookie)
+        cookie = await session.open(file)
+        got = await session.read_cached(cookie)
+        assert set(got) == present
+        assert all(data == file.content[at * PAGE_SIZE : (at + 1) * PAGE_SIZE] for at, data in got.items())
+        assert await session.read_cached(cookie, 2, 1023) == {}
+
+
 async def test_an_empty_file_is_an_object_of_its_own(tmp_path: Path) -> None:
     async with bound(tmp_path / "cache") as session:
         await session.open(Netfile("empty", 0))

@@ -227,6 +227,45 @@ async def test_a_fill_lock_is_waited_for_as_long_as_core_says(
         assert outcomes == [LockOutcome.CHANGED] * 2
 
 
+async def test_who_waits_for_a_fill_lock_is_told_of_pages_that_arrive(
+    tmp_path: Path, mock_clock: trio.testing.MockClock
+) -> None:
+    """On a clock that only ends pauses: the time to wait is never up, and the lock is not given back."""
+    file = Netfile("file", 400_000)
+    async with bound(tmp_path) as one, bound(tmp_path) as two:
+        mine, yours = await one.open(file), await two.open(Netfile("file", 400_000))
+        await one.fill(mine, 1, 1)
+        await two.fill(yours, 1, 1)
+        assert mine.object is not None
+        assert await one.backend.lock_pages(mine.object, 0, 20, 1.0) is LockOutcome.LOCKED
+        outcomes: list[LockOutcome] = []
+
+        async def lock() -> None:
+            assert yours.object is not None
+            outcomes.append(await two.backend.lock_pages(yours.object, 0, 20, 5.0))
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(lock)
+            await trio.testing.wait_all_tasks_blocked(0.01)
+            for index in (18, 2):
+                assert outcomes == []
+                mock_clock.jump(0.1)
+                await trio.testing.wait_all_tasks_blocked(0.01)
+                assert outcomes == []
+                data = file.content[index * PAGE_SIZE : (index + 1) * PAGE_SIZE]
+                mine.mark_pages_cached(index, 1)
+                assert await page.write_page(mine, Folio(index, memoryview(data)))
+                await mine.wait_on_stores()
+                mock_clock.jump(0.1)
+                await trio.testing.wait_all_tasks_blocked(0.01)
+                assert outcomes.pop() is LockOutcome.CHANGED
+                nursery.start_soon(lock)
+                await trio.testing.wait_all_tasks_blocked(0.01)
+            one.backend.unlock_pages(mine.object, 0, 20)
+            mock_clock.jump(0.1)
+        assert outcomes == [LockOutcome.LOCKED]
+
+
 async def test_files_of_one_name_below_different_volumes_are_different(tmp_path: Path) -> None:
     names = Counter[bytes]()
     for volume in ("a", "b"):

@@ -449,9 +449,11 @@ class CachefilesBackend:
         backing = obj.backing
         if backing is not None:
             for folio in folios:
+                if not backing.count_present(folio.first, folio.n_pages):
+                    continue
                 for at in range(folio.first, folio.end, _READ_SIZE >> PAGE_SHIFT):
                     part = folio.part(at, min(_READ_SIZE >> PAGE_SHIFT, folio.end - at))
-                    if not backing.count_present(part.first, part.n_pages):
+                    if part.n_pages < folio.n_pages and not backing.count_present(part.first, part.n_pages):
                         continue
                     runs, damaged = await self._in_thread(backing.read_runs, part.first, part.buffer)
                     for first, n_pages in runs:
@@ -521,16 +523,18 @@ class CachefilesBackend:
             if not obj.is_small and obj.backing is None:
                 await self._in_thread(work.ensure_backing, obj)
             backing = obj.backing
-            present = 0 if backing is None else backing.count_present(first, n_pages)
-            deadline = trio.current_time() + seconds
-            pause = 0.001
-            while not self._try_lock(obj, backing, first, n_pages):
-                if trio.current_time() >= deadline:
-                    return LockOutcome.CHANGED
-                await trio.sleep(pause)
-                pause = min(pause * 2, 0.02)
-                if backing is not None and backing.count_present(first, n_pages) != present:
-                    return LockOutcome.CHANGED
+            if not self._try_lock(obj, backing, first, n_pages):
+                # Counted only now: almost always the lock is to be had.
+                present = 0 if backing is None else backing.count_present(first, n_pages)
+                deadline = trio.current_time() + seconds
+                pause = 0.001
+                while not self._try_lock(obj, backing, first, n_pages):
+                    if trio.current_time() >= deadline:
+                        return LockOutcome.CHANGED
+                    await trio.sleep(pause)
+                    pause = min(pause * 2, 0.02)
+                    if backing is not None and backing.count_present(first, n_pages) != present:
+                        return LockOutcome.CHANGED
             obj.held.add(first, n_pages)
             if obj.is_small and (backing is None or not backing.published):
                 # Nobody sees a small object before it is whole; the one before us may have finished it.

@@ -31,6 +31,7 @@ from fscache_cachefiles.blockmap import (
     block_size,
     checksum_entry,
     checksum_whole,
+    count_valid,
     mask_of,
     matches,
     pread_entries,
@@ -386,15 +387,11 @@ class Backing:
     def count_present(self, first: int, n_pages: int) -> int:
         """How many pages of a run the map calls valid.  Never blocks; a hint, and 1 if the disk is needed."""
         low, high = first // PAGES_PER_BLOCK, (first + n_pages - 1) // PAGES_PER_BLOCK
-        wanted = PageRuns()
-        wanted.add(first, n_pages)
         try:
             entries = self._entries(low, high, False, self.read_flags)
         except OSError:
             return 1
-        if not any(entries):
-            return 0
-        return sum(count for _, count in _valid_runs(entries, low, wanted))
+        return count_valid(entries, first % PAGES_PER_BLOCK, n_pages) if any(entries) else 0
 
     def _entries(self, first: int, last: int, trusted: bool, flags: int) -> Sequence[int]:
         if self.map < 0:

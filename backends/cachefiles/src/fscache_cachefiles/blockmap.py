@@ -81,6 +81,14 @@ def runs_of(mask: int) -> Iterator[tuple[int, int]]:
         first += n_pages
 
 
+def count_valid(entries: Sequence[int], first: int, n_pages: int) -> int:
+    """How many pages of a run are valid; ``first`` counts from the first page of the first entry's block."""
+    masks = list(map(mask_of, entries))
+    masks[-1] &= (1 << first + n_pages - (len(masks) - 1) * PAGES_PER_BLOCK) - 1
+    masks[0] &= -1 << first
+    return sum(map(int.bit_count, masks))
+
+
 def checksum_entry(seed: int, block: int, mask: int, content: memoryview) -> int:
     """The entry of a block whose valid pages are ``mask``.
 
