@@ -35,6 +35,7 @@ ODD_KEYS = [
     "trail//",
     "é/ü/\U0001f600",
     "ctl\x01x\x7f",
+    "ctl\x01\x1f/\n\r\x0b/\ufffe\uffff/\ue000\ue00001;&#x01;/x",
     "back\\slash",
     "amp&=;:@,$!'()*~`[]{}|^<>\"",
     "...",
@@ -255,6 +256,28 @@ async def test_a_listing_has_all_pages(account: S3Server, reader: Reader) -> Non
                 nursery.start_soon(trio.to_thread.run_sync, account.put, BUCKET, f"many/{n:04}", b"")
     entries = await reader.netfs.list_directory(reader.volume, "many")
     assert [entry.name for entry in entries] == [f"{n:04}" for n in range(1001)]
+
+
+async def test_a_directory_whose_name_no_xml_can_hold_is_one_and_has_all_pages(
+    account: S3Server, reader: Reader
+) -> None:
+    """Ceph does not encode where a page ends, nor what was asked for."""
+    directory = "a\x01b\ufffe"
+    names = sorted(["c\x02d", "\ufffe", "\uffff", "+ %41", "\ue000\ue00002;", "e\r\n\x1f", "<&#x01;>"])
+    for name in names:
+        account.put(BUCKET, f"{directory}/{name}", b"x")
+        account.put(BUCKET, f"{directory}/{name}/below", b"x")
+    assert reader.netfs.get_attr(await reader.look_up(directory)).kind is FileKind.DIRECTORY
+    entries = await reader.netfs.list_directory(reader.volume, directory)
+    assert [entry.name for entry in entries] == [name for name in names for _ in ("file", "directory")]
+    found: list[str] = []
+    continuation = None
+    while True:
+        page = await reader.volume.list_page(f"{directory}/", continuation=continuation, n_keys=1)
+        found += [*(key for key, _ in page.objects), *page.prefixes]
+        if (continuation := page.continuation) is None:
+            break
+    assert sorted(found) == sorted(f"{directory}/{name}{end}" for name in names for end in ("", "/"))
 
 
 # -- accounts ----------------------------------------------------------------------------
