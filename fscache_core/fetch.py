@@ -48,7 +48,7 @@ STORE_SECONDS = 0.5
 
 
 class Fetch:
-    """Pages ``first`` to ``end - 1`` on their way.  Made and started by `Inode.start_fetch`."""
+    """Pages ``first`` to ``end - 1`` on their way.  Made and started by `InodeFetches`."""
 
     __slots__ = (
         "_ask_cache",
@@ -151,8 +151,8 @@ class Fetch:
         locked: CacheObject | None = None
         try:
             with self.scope:
-                for other in inode.overlapping(self):  # one that was given up: our ranges may not overlap
-                    await other.wait_over()
+                for other in inode.fetching.overlapping(self):
+                    await other.wait_over()  # one that was given up: our ranges may not overlap
                     self._ask_cache = True  # it may have got further after we looked
                 locked = await lock_pages(inode.cookie, self.first, n_pages, self._look_again)
                 if locked is not None or self._ask_cache:
@@ -160,7 +160,7 @@ class Fetch:
                 for first, n_missing in list(self.ready.gaps(self.first, n_pages)):
                     await self._fetch(first, n_missing)
                 if inode.n_open:
-                    inode.read_ahead(*self.reader.arrived(), self.reader)
+                    inode.fetching.read_ahead(*self.reader.arrived(), self.reader)
         except FscacheError as error:
             self.error = error
         finally:

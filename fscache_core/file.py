@@ -157,7 +157,7 @@ class File:
     def read_on(self, end: int) -> None:
         """Read ahead of a sequential reader that has come to ``end``."""
         if not self._closed:
-            self.inode.read_ahead(*self._window.advance(end), self._window)
+            self.inode.fetching.read_ahead(*self._window.advance(end), self._window)
 
     async def _readinto_slowly(self, offset: int, buffer: memoryview) -> int:
         self._unyielded += len(buffer)

@@ -9,44 +9,30 @@ A read is answered, page by page, from the first that has it: a fetch under way,
 
 from __future__ import annotations
 
-import os
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import trio
 
 from fscache_core.coherency import CoherencyMode
-from fscache_core.cookie import Cookie, CookieDefinition, acquire_cookie
+from fscache_core.cookie import Cookie, acquire_cookie
 from fscache_core.domain import log
 from fscache_core.errors import CallerError, PluginError, StaleError
-from fscache_core.fetch import Fetch
-from fscache_core.folio import PAGE_SHIFT, PAGE_SIZE, Folio, PageRuns, page_count
+from fscache_core.folio import PAGE_SHIFT, Folio, PageRuns, page_count
 from fscache_core.hookspecs import FileAttributes, Strength
+from fscache_core.inode_fetches import InodeFetches
+from fscache_core.label import STRONG_MARK, Label, new_weak_mark
 from fscache_core.netfs import acquire_or_go_without
 from fscache_core.object_request import get_check_time, set_check_time
-from fscache_core.outcome import AuxOutcome, CookieType
+from fscache_core.outcome import AuxOutcome
 from fscache_core.page import read_or_alloc_pages
 
 if TYPE_CHECKING:
     from fscache_core.cache import Cache
+    from fscache_core.fetch import Fetch
     from fscache_core.plugins import NetfsFacade
     from fscache_core.readahead import Window
     from fscache_core.volume import Volume
-
-#: Bytes of fetched pages that could not be stored, kept for the readers who are about to want them; more if
-#: more may have been read ahead.
-KEPT_SIZE = 16 << 20
-
-#: Bytes that a reader may always have fetched, however little memory is left for fetches.
-SMALLEST_FETCH = 128 << 10
-
-# What the file layer puts in front of the adapter's aux data in a label: how strong the evidence was.  Weak
-# evidence may be equal though the bytes are not, so it is followed by what makes each such label another one:
-# or a backend would take what two processes stored for one version.
-_STRONG = b"\x01"
-_OLD_WEAK = b"\x02"  # not followed by anything
-_WEAK = b"\x03"
-_NONCE_SIZE = 8
 
 
 class Inode:
@@ -57,13 +43,13 @@ class Inode:
         "_check_time_kept",
         "_damaged_seen",
         "_evicted",
-        "_kept",
         "_weak_mark",
         "attributes",
         "checked_at",
         "cookie",
         "doubtful",
         "fetches",
+        "fetching",
         "n_open",
         "netfs",
         "netfs_data",
@@ -98,12 +84,12 @@ class Inode:
         self.size = 0 if self.attributes is None else self.attributes.size  #: bytes; as the attributes say
         #: When the origin last said that this is the present version, seconds since the epoch.
         self.checked_at = checked_at
-        self.fetches: list[Fetch] = []
+        self.fetching = InodeFetches(self)
+        self.fetches: list[Fetch] = self.fetching.under_way  #: the same list, at hand for every hit
         self.n_open = 0
         self.stale = False  #: the origin has another version
         self.doubtful = False  #: adopted, and not the version that the origin had when it was last asked
         self._evicted: trio.Event | None = None
-        self._kept: list[Fetch] = []
         self._damaged_seen = 0
         self._weak_mark = b""  # of the label, if the evidence is weak
         self._check_time_kept = 0.0
@@ -123,7 +109,7 @@ class Inode:
     @property
     def at_rest(self) -> bool:
         """Whether nothing is being fetched or kept in memory."""
-        return not self.fetches and not self._kept
+        return not self.fetches and not self.fetching.kept
 
     def is_version(self, netfs_data: object, attributes: FileAttributes) -> bool:
         """Whether what the origin just described is, provably, this version."""
@@ -146,34 +132,32 @@ class Inode:
         if self.attributes is None:
             return None
         if not self.weak:
-            return _STRONG + self.netfs.get_aux(self.netfs_data)
+            return STRONG_MARK + self.netfs.get_aux(self.netfs_data)
         if not self._weak_mark:
-            self._weak_mark = _WEAK + os.urandom(_NONCE_SIZE)
+            self._weak_mark = new_weak_mark()
         return self._weak_mark + self.netfs.get_aux(self.netfs_data)
 
     def check_aux(self, aux: bytes, object_size: int) -> AuxOutcome:
-        strength = aux[:1]
-        mark_size = 1 + _NONCE_SIZE if strength == _WEAK else 1
-        mark, aux = aux[:mark_size], aux[mark_size:]
+        label = Label.read(aux)
         if self.attributes is None:
             try:
-                recalled = self.netfs.recall_file(self.volume.data, self.path, aux, object_size)
+                recalled = self.netfs.recall_file(self.volume.data, self.path, label.evidence, object_size)
             except CallerError:
                 return AuxOutcome.OBSOLETE
             self.netfs_data = recalled
             attributes = self.netfs.get_attr(recalled)
-            if strength != _STRONG and attributes.strength is Strength.STRONG:
+            if not label.strong and attributes.strength is Strength.STRONG:
                 # It has aged since, but what was cached was fetched when it proved nothing.
                 attributes = replace(attributes, strength=Strength.WEAK)
             self.attributes = attributes
             self.size = attributes.size
-            self.doubtful = self.volume.doubts(self.path, aux)
-            if strength in (_WEAK, _OLD_WEAK):
-                self._weak_mark = mark
+            self.doubtful = self.volume.doubts(self.path, label.evidence)
+            if label.weak:
+                self._weak_mark = label.mark
             return AuxOutcome.OKAY
-        if self.weak or strength != _STRONG:
+        if self.weak or not label.strong:
             return AuxOutcome.OBSOLETE  # equal evidence would prove nothing
-        return self.netfs.check_aux(self.netfs_data, aux, object_size)
+        return self.netfs.check_aux(self.netfs_data, label.evidence, object_size)
 
     async def wait_adopted(self) -> bool:
         """Wait until it is known whether some version is cached; False if none is."""
@@ -202,23 +186,23 @@ class Inode:
         Raises:
           StaleError, OriginError: what is missing cannot be had.  The buffer's content is undefined.
         """
-        first, stats = offset >> PAGE_SHIFT, self.volume.stats
+        first, stats, fetching = offset >> PAGE_SHIFT, self.volume.stats, self.fetching
         end = page_count(offset + len(buffer))
         have, absent, missed = PageRuns(), PageRuns(), False
         self._absent.append(absent)
         try:
             while (gap := next(have.gaps(first, end - first), None)) is not None:
                 page, n_pages = gap
-                fetch = self._fetch_of(page)
+                fetch = fetching.of(page)
                 if fetch is not None:
                     missed = True
                     if asked < ahead:
-                        self.read_ahead(asked, ahead, window)
+                        fetching.read_ahead(asked, ahead, window)
                         asked = ahead
                     # Of a range longer than a window, more as some of it comes.
-                    reach = page + min(n_pages, self._window_pages())
+                    reach = page + min(n_pages, fetching.window_pages())
                     if fetch.end < reach:
-                        self._fetch_on(fetch.end << PAGE_SHIFT, reach << PAGE_SHIFT, window)
+                        fetching.fetch_on(fetch.end << PAGE_SHIFT, reach << PAGE_SHIFT, window)
                     if not await self._wait_ready(fetch, page):
                         continue
                     ready_end = min(fetch.ready_end(page), page + n_pages)
@@ -228,7 +212,7 @@ class Inode:
                     have.add(page, ready_end - page)
                     continue
                 self.volume.check_open()
-                n_pages = self._until_fetch(page, n_pages)
+                n_pages = fetching.until_next(page, n_pages)
                 unasked = next(absent.gaps(page, n_pages), None)
                 if unasked is not None and unasked[0] == page:
                     absent.add(*unasked)
@@ -236,9 +220,9 @@ class Inode:
                     continue
                 if unasked is not None:
                     n_pages = unasked[0] - page
-                if await self._wait_store_room():
+                if await fetching.wait_store_room():
                     continue  # what was missing may have come meanwhile
-                self._start_fetches(page, n_pages, ahead, window)
+                fetching.start(page, n_pages, ahead, window)
         finally:
             self._absent.remove(absent)
         if missed:
@@ -296,134 +280,19 @@ class Inode:
                 return True
         return False
 
-    def _fetch_of(self, page: int) -> Fetch | None:
-        for fetch in self.fetches:
-            if fetch.first <= page < fetch.end and (
-                page in fetch.ready or not (fetch.done or fetch.given_up)
-            ):
-                return fetch
-        for fetch in self._kept:
-            if page in fetch.ready:
-                return fetch
-        return None
-
-    def overlapping(self, fetch: Fetch) -> list[Fetch]:
-        """Fetches that were started before this one and want some of its pages."""
-        older = self.fetches[: self.fetches.index(fetch)]
-        return [other for other in older if other.first < fetch.end and fetch.first < other.end]
-
-    def _until_fetch(self, page: int, n_pages: int) -> int:
-        """How many of the pages come before the next fetch under way."""
-        starts = [
-            fetch.first for fetch in (*self.fetches, *self._kept) if page < fetch.first < page + n_pages
-        ]
-        return min(starts) - page if starts else n_pages
-
-    async def _wait_store_room(self) -> bool:
-        """Wait while the cache is so much slower than the origin that memory would fill up.
-
-        Returns whether it was.
-        """
-        domain = self.volume.domain
-        waited = False
-        while domain.stores_size > domain.limits.store_size:
-            waited = True
-            await domain.stores_changed.park()
-        return waited
-
-    def _window_pages(self) -> int:
-        """How much of one range to fetch at a time: a share of the memory there is for fetches.
-
-        A reader gets a little even when there is none left: it has lent us as much itself, and to wait could
-        mean to wait for another origin that hangs.
-        """
-        limits = self.volume.readahead
-        share = max(SMALLEST_FETCH, self.volume.domain.fetch_room // 4)
-        return min(share, max(limits.max_size, limits.fetch_size, PAGE_SIZE)) >> PAGE_SHIFT
-
-    def _start_fetches(self, page: int, n_pages: int, ahead: int, reader: Window) -> None:
-        """Start fetching a gap, at most a window of it; and what lies ahead, if the reader wants that."""
-        obj = self.cookie.object
-        if self.volume.domain.has_caches and (obj is None or not obj.active):
-            self.volume.stats.fallbacks += 1
-        window = self._window_pages()
-        self._start_run(page, min(n_pages, window), reader, ask_cache=False)
-        last = page + min(n_pages, window)
-        if n_pages <= window and ahead > last << PAGE_SHIFT:
-            self.read_ahead(last << PAGE_SHIFT, ahead, reader)
-
-    def read_ahead(self, offset: int, ahead: int, reader: Window) -> None:
-        """Start fetching, or reading from the cache, what lies from ``offset`` to ``ahead``."""
-        if offset < ahead and not self._fetch_on(offset, ahead, reader):
-            reader.refused(offset)
-
-    def _fetch_on(self, offset: int, ahead: int, reader: Window) -> bool:
-        """`read_ahead`; False if it is not the time."""
-        domain = self.volume.domain
-        if domain.stores_size > domain.limits.store_size // 2 or self.volume.closed:
-            return False
-        page, end = offset >> PAGE_SHIFT, page_count(min(ahead, self.size))
-        end = min(end, page + (domain.fetch_room // 4 >> PAGE_SHIFT))
-        known = PageRuns()
-        for fetch in (*self.fetches, *self._kept):
-            known.add(fetch.first, fetch.end - fetch.first)
-        for first, n_pages in list(known.gaps(page, end - page)):
-            self._start_run(first, n_pages, reader, ask_cache=True)
-        return True
-
-    def _start_run(self, page: int, n_pages: int, reader: Window, *, ask_cache: bool) -> None:
-        domain = self.volume.domain
-        step = max(1, self.volume.readahead.fetch_size >> PAGE_SHIFT)
-        while n_pages > 0:
-            # More than one end where the next reader's would, too.
-            n = n_pages if n_pages <= step else step - page % step
-            domain.make_fetch_room(n << PAGE_SHIFT)
-            fetch = Fetch(self, page, n, reader, ask_cache=ask_cache)
-            domain.fetches_size += fetch.size
-            self.fetches.append(fetch)
-            domain.spawn(fetch.run, f"fetch {self.path}")
-            page += n
-            n_pages -= n
-
     def fetch_ended(self, fetch: Fetch) -> None:
         """Called by a fetch's task at its end."""
-        self.fetches.remove(fetch)
         for absent in self._absent:
             absent.remove(fetch.first, fetch.end - fetch.first)
         if isinstance(fetch.error, StaleError):
             self.become_stale()
-        domain = self.volume.domain
-        if fetch.stored or not self.n_open or domain.fetches_size > domain.limits.fetch_size:
-            # What was broken off may be written to still, by a plugin that does not keep to the contract.
-            if not fetch.n_waiting and fetch.error is None and not fetch.given_up:
-                fetch.give_buffer()
-            domain.give_fetch_room(fetch.size)
-            return
-        self._kept.append(fetch)
-        domain.kept_fetches[fetch] = lambda: self._let_go(fetch)
-        domain.kept_fetches_size += fetch.size
-        readahead = self.volume.readahead
-        size = max(KEPT_SIZE, 2 * (readahead.max_size + readahead.fetch_size))
-        while sum(kept.size for kept in self._kept) > size:
-            self._let_go(self._kept[0])
-
-    def _let_go(self, fetch: Fetch) -> None:
-        """Free a fetch that was kept."""
-        domain = self.volume.domain
-        self._kept.remove(fetch)
-        del domain.kept_fetches[fetch]
-        domain.kept_fetches_size -= fetch.size
-        domain.give_fetch_room(fetch.size)
+        self.fetching.ended(fetch)
 
     # -- closing -------------------------------------------------------------------------
 
     def closed(self) -> None:
         """The last reader is gone: stop what nobody waits for."""
-        for fetch in list(self._kept):
-            self._let_go(fetch)
-        for fetch in self.fetches:
-            if not fetch.n_waiting and not fetch.done:
-                fetch.give_up()
+        self.fetching.rest()
 
     async def keep_check_time(self) -> None:
         """Have the cache remember when this version was last confirmed, if a ttl makes that worth knowing."""
@@ -452,61 +321,3 @@ class Inode:
             await self.cookie.relinquish()
         finally:
             self._evicted.set()
-
-
-def _get_key(inode: object) -> bytes:
-    assert isinstance(inode, Inode)
-    return inode.netfs.get_key(inode.netfs_data)
-
-
-def _get_attr(inode: object) -> int:
-    assert isinstance(inode, Inode)
-    return 0 if inode.attributes is None else inode.attributes.size
-
-
-def _get_aux(inode: object) -> bytes | None:
-    assert isinstance(inode, Inode)
-    return inode.get_aux()
-
-
-def _check_aux(inode: object, aux: bytes, object_size: int) -> AuxOutcome:
-    assert isinstance(inode, Inode)
-    return inode.check_aux(aux, object_size)
-
-
-def inode_definition(netfs: NetfsFacade) -> CookieDefinition:
-    """The definition of the cookies of a netfs's files."""
-
-    def get_context(inode: object, context: object) -> None:
-        assert isinstance(inode, Inode)
-        assert netfs.get_context is not None
-        netfs.get_context(inode.netfs_data, context)
-
-    def put_context(inode: object, context: object) -> None:
-        assert isinstance(inode, Inode)
-        assert netfs.put_context is not None
-        netfs.put_context(inode.netfs_data, context)
-
-    def mark_pages_cached(inode: object, first: int, n_pages: int) -> None:
-        assert isinstance(inode, Inode)
-        assert netfs.mark_pages_cached is not None
-        netfs.mark_pages_cached(inode.netfs_data, first, n_pages)
-
-    def now_uncached(inode: object) -> None:
-        assert isinstance(inode, Inode)
-        assert netfs.now_uncached is not None
-        netfs.now_uncached(inode.netfs_data)
-
-    return CookieDefinition(
-        name=netfs.name[:15],
-        netfs=netfs.name,
-        type=CookieType.DATA,
-        get_key=_get_key,
-        get_attr=_get_attr,
-        get_aux=_get_aux,
-        check_aux=_check_aux,
-        get_context=get_context if netfs.get_context is not None else None,
-        put_context=put_context if netfs.put_context is not None else None,
-        mark_pages_cached=mark_pages_cached if netfs.mark_pages_cached is not None else None,
-        now_uncached=now_uncached if netfs.now_uncached is not None else None,
-    )

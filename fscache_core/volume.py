@@ -29,7 +29,8 @@ from fscache_core.file import File
 from fscache_core.hook_call import passes_through
 from fscache_core.hookspecs import DirectoryEntry, FileAttributes, FileKind, Location
 from fscache_core.icache import InodeCache
-from fscache_core.inode import Inode, inode_definition
+from fscache_core.inode import Inode
+from fscache_core.inode_definition import inode_definition
 from fscache_core.netfs import acquire_or_go_without
 from fscache_core.outcome import CookieType, ReserveOutcome
 from fscache_core.readahead import WHOLE_READAHEAD, Readahead

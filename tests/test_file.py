@@ -27,7 +27,7 @@ from fscache_core import (
 )
 from fscache_core.domain import Limits
 from fscache_core.hookspecs import netfs_hook
-from fscache_core.inode import SMALLEST_FETCH
+from fscache_core.inode_fetches import SMALLEST_FETCH
 from fscache_core.outcome import ReadOutcome, WriteOutcome
 from fscache_core.testing.faulty import Answer, Fail, Faults, Hang
 from fscache_core.testing.faulty import Fault as Bad

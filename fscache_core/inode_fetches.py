@@ -1,0 +1,161 @@
+"""The fetches of one inode: what is on its way and what is kept, and how much to fetch at a time.
+
+A fetch is under way until its pages are stored.  If they could not be, it is kept a little longer, for
+readers who are about to want it.  The memory of both is bounded over all inodes (``Limits.fetch_size``).
+
+Nothing here awaits but `InodeFetches.wait_store_room`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from fscache_core.fetch import Fetch
+from fscache_core.folio import PAGE_SHIFT, PAGE_SIZE, PageRuns, page_count
+
+if TYPE_CHECKING:
+    from fscache_core.inode import Inode
+    from fscache_core.readahead import Window
+
+#: Bytes of fetched pages that could not be stored, kept for the readers who are about to want them; more if
+#: more may have been read ahead.
+KEPT_SIZE = 16 << 20
+
+#: Bytes that a reader may always have fetched, however little memory is left for fetches.
+SMALLEST_FETCH = 128 << 10
+
+
+class InodeFetches:
+    """See the module."""
+
+    __slots__ = ("_inode", "_volume", "kept", "under_way")
+
+    def __init__(self, inode: Inode) -> None:
+        self._inode = inode
+        self._volume = inode.volume
+        self.under_way: list[Fetch] = []  #: in the order of their starts
+        self.kept: list[Fetch] = []  #: over, but not stored; oldest first
+
+    def of(self, page: int) -> Fetch | None:
+        """The fetch that has a page, or is about to; None if there is none."""
+        for fetch in self.under_way:
+            if fetch.first <= page < fetch.end and (
+                page in fetch.ready or not (fetch.done or fetch.given_up)
+            ):
+                return fetch
+        for fetch in self.kept:
+            if page in fetch.ready:
+                return fetch
+        return None
+
+    def overlapping(self, fetch: Fetch) -> list[Fetch]:
+        """Fetches that were started before this one and want some of its pages."""
+        older = self.under_way[: self.under_way.index(fetch)]
+        return [other for other in older if other.first < fetch.end and fetch.first < other.end]
+
+    def until_next(self, page: int, n_pages: int) -> int:
+        """How many of the pages come before the next fetch under way."""
+        starts = [
+            fetch.first for fetch in (*self.under_way, *self.kept) if page < fetch.first < page + n_pages
+        ]
+        return min(starts) - page if starts else n_pages
+
+    async def wait_store_room(self) -> bool:
+        """Wait while the cache is so much slower than the origin that memory would fill up.
+
+        Returns whether it was.
+        """
+        domain = self._volume.domain
+        waited = False
+        while domain.stores_size > domain.limits.store_size:
+            waited = True
+            await domain.stores_changed.park()
+        return waited
+
+    def window_pages(self) -> int:
+        """How much of one range to fetch at a time: a share of the memory there is for fetches.
+
+        A reader gets a little even when there is none left: it has lent us as much itself, and to wait could
+        mean to wait for another origin that hangs.
+        """
+        limits = self._volume.readahead
+        share = max(SMALLEST_FETCH, self._volume.domain.fetch_room // 4)
+        return min(share, max(limits.max_size, limits.fetch_size, PAGE_SIZE)) >> PAGE_SHIFT
+
+    def start(self, page: int, n_pages: int, ahead: int, reader: Window) -> None:
+        """Start fetching a gap, at most a window of it; and what lies ahead, if the reader wants that."""
+        obj = self._inode.cookie.object
+        if self._volume.domain.has_caches and (obj is None or not obj.active):
+            self._volume.stats.fallbacks += 1
+        window = self.window_pages()
+        self._start_run(page, min(n_pages, window), reader, ask_cache=False)
+        last = page + min(n_pages, window)
+        if n_pages <= window and ahead > last << PAGE_SHIFT:
+            self.read_ahead(last << PAGE_SHIFT, ahead, reader)
+
+    def read_ahead(self, offset: int, ahead: int, reader: Window) -> None:
+        """Start fetching, or reading from the cache, what lies from ``offset`` to ``ahead``."""
+        if offset < ahead and not self.fetch_on(offset, ahead, reader):
+            reader.refused(offset)
+
+    def fetch_on(self, offset: int, ahead: int, reader: Window) -> bool:
+        """`read_ahead`; False if it is not the time."""
+        domain = self._volume.domain
+        if domain.stores_size > domain.limits.store_size // 2 or self._volume.closed:
+            return False
+        page, end = offset >> PAGE_SHIFT, page_count(min(ahead, self._inode.size))
+        end = min(end, page + (domain.fetch_room // 4 >> PAGE_SHIFT))
+        known = PageRuns()
+        for fetch in (*self.under_way, *self.kept):
+            known.add(fetch.first, fetch.end - fetch.first)
+        for first, n_pages in list(known.gaps(page, end - page)):
+            self._start_run(first, n_pages, reader, ask_cache=True)
+        return True
+
+    def _start_run(self, page: int, n_pages: int, reader: Window, *, ask_cache: bool) -> None:
+        domain = self._volume.domain
+        step = max(1, self._volume.readahead.fetch_size >> PAGE_SHIFT)
+        while n_pages > 0:
+            # More than one end where the next reader's would, too.
+            n = n_pages if n_pages <= step else step - page % step
+            domain.make_fetch_room(n << PAGE_SHIFT)
+            fetch = Fetch(self._inode, page, n, reader, ask_cache=ask_cache)
+            domain.fetches_size += fetch.size
+            self.under_way.append(fetch)
+            domain.spawn(fetch.run, f"fetch {self._inode.path}")
+            page += n
+            n_pages -= n
+
+    def ended(self, fetch: Fetch) -> None:
+        """Take out a fetch that is over, or keep it: the cache could not take it, and readers may want it."""
+        self.under_way.remove(fetch)
+        domain = self._volume.domain
+        if fetch.stored or not self._inode.n_open or domain.fetches_size > domain.limits.fetch_size:
+            # What was broken off may be written to still, by a plugin that does not keep to the contract.
+            if not fetch.n_waiting and fetch.error is None and not fetch.given_up:
+                fetch.give_buffer()
+            domain.give_fetch_room(fetch.size)
+            return
+        self.kept.append(fetch)
+        domain.kept_fetches[fetch] = lambda: self._let_go(fetch)
+        domain.kept_fetches_size += fetch.size
+        readahead = self._volume.readahead
+        size = max(KEPT_SIZE, 2 * (readahead.max_size + readahead.fetch_size))
+        while sum(kept.size for kept in self.kept) > size:
+            self._let_go(self.kept[0])
+
+    def _let_go(self, fetch: Fetch) -> None:
+        """Free a fetch that was kept."""
+        domain = self._volume.domain
+        self.kept.remove(fetch)
+        del domain.kept_fetches[fetch]
+        domain.kept_fetches_size -= fetch.size
+        domain.give_fetch_room(fetch.size)
+
+    def rest(self) -> None:
+        """Nobody has the file open: free what is kept, and stop what nobody waits for."""
+        for fetch in list(self.kept):
+            self._let_go(fetch)
+        for fetch in self.under_way:
+            if not fetch.n_waiting and not fetch.done:
+                fetch.give_up()
