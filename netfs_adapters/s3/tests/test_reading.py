@@ -35,7 +35,7 @@ ODD_KEYS = [
     "trail//",
     "é/ü/\U0001f600",
     "ctl\x01x\x7f",
-    "ctl\x01\x1f/\n\r\x0b/\ufffe\uffff/\ue000\ue00001;&#x01;/x",
+    "ctl\x01\x1f/\r\x0b/\ufffe\uffff/\ue000\ue00001;&#x01;/x",
     "back\\slash",
     "amp&=;:@,$!'()*~`[]{}|^<>\"",
     "...",
@@ -263,7 +263,7 @@ async def test_a_directory_whose_name_no_xml_can_hold_is_one_and_has_all_pages(
 ) -> None:
     """Ceph does not encode where a page ends, nor what was asked for."""
     directory = "a\x01b\ufffe"
-    names = sorted(["c\x02d", "\ufffe", "\uffff", "+ %41", "\ue000\ue00002;", "e\r\n\x1f", "<&#x01;>"])
+    names = sorted(["c\x02d", "\ufffe", "\uffff", "+ %41", "\ue000\ue00002;", "e\r\x1f", "<&#x01;>"])
     for name in names:
         account.put(BUCKET, f"{directory}/{name}", b"x")
         account.put(BUCKET, f"{directory}/{name}/below", b"x")
