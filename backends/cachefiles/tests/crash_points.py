@@ -44,7 +44,7 @@ import xattr
 from cachefiles_session import Netfile, Session, bound  # type: ignore[import-not-found]
 
 from fscache_cachefiles import cook_key
-from fscache_cachefiles.backing import Place
+from fscache_cachefiles.place import Place
 from fscache_core.folio import PAGE_SIZE, page_count
 from fscache_core.testing.filesystems import FILESYSTEM_KINDS, loop_mount
 

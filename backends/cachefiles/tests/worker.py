@@ -21,7 +21,7 @@ import trio
 from cachefiles_session import Netfile, Session, bound  # type: ignore[import-not-found]
 
 from fscache_cachefiles import cook_key
-from fscache_cachefiles.backing import Place
+from fscache_cachefiles.place import Place
 from fscache_core.cookie import Cookie
 from fscache_core.errors import CallerError
 from fscache_core.folio import PAGE_SIZE, page_count

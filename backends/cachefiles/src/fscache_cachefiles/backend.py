@@ -20,7 +20,7 @@ import trio
 
 from fscache_cachefiles import options, statistics, xattr
 from fscache_cachefiles.admission import Admission
-from fscache_cachefiles.backing import Backing, Index, Place
+from fscache_cachefiles.backing import Backing
 from fscache_cachefiles.bind import Root, open_root, sync_filesystem
 from fscache_cachefiles.blockmap import PAGES_PER_BLOCK
 from fscache_cachefiles.descriptors import Descriptors, default_max_open
@@ -29,6 +29,7 @@ from fscache_cachefiles.ledger import Ledger, Weight, fill_lock_start
 from fscache_cachefiles.lock import try_lock_range, unlock_range
 from fscache_cachefiles.namei import BusyError, Namei, Opened, OpenedIndex
 from fscache_cachefiles.object import NO_BLOCKS, NO_ROOM, CachefilesObject, Work
+from fscache_cachefiles.place import Index, Place
 from fscache_cachefiles.scan import weigh_all
 from fscache_cachefiles.secctx import CreationLabel
 from fscache_cachefiles.space import SpaceGuard, statvfs_of

@@ -1,64 +1,51 @@
-"""The backing of a data object: one version of it, which is one inode, and reading and storing its pages.
+"""The backing of a data object: one version of it, which is one inode, and reading its pages.
 
 A small object (up to one block) is a regular file; its only block map entry lies in its seal, and
 while it is not yet whole, in memory.  A large one is a directory with ``data`` and ``map``.
 
 Pages that are valid never change.  So who has verified a block once may go on using it, and who
-finds other bytes where valid pages are supposed to be has found damage, or was given another
-version of the file (`ContentChangedError`).
+finds other bytes where valid pages are supposed to be has found damage.
 
 Everything here blocks its thread, except `read_resident`.
 """
 
-import enum
-import mmap
 import os
 import threading
 from array import array
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from functools import reduce
+from collections.abc import Sequence
 from itertools import compress
-from operator import and_, ne
+from operator import ne
 
 from fscache_cachefiles.blockmap import (
     BLOCK_SHIFT,
     BLOCK_SIZE,
     FULL_MASK,
     PAGES_PER_BLOCK,
-    QUARTER_SHIFT,
+    all_whole,
     block_count,
     block_size,
-    checksum_entry,
-    checksum_whole,
     count_valid,
+    covers,
     mask_of,
     matches,
     pread_entries,
     pwrite_entries,
-    quarter_sums,
-    runs_of,
     seed_of,
+    valid_end,
+    valid_runs,
     whole_mask,
 )
 from fscache_cachefiles.descriptors import Descriptors
-from fscache_cachefiles.lock import carry_locks, carry_no_locks, unlock_range, wait_lock_range
+from fscache_cachefiles.lock import carry_locks, carry_no_locks
+from fscache_cachefiles.options import Verify
+from fscache_cachefiles.place import Place
+from fscache_cachefiles.quarters import Quarters
+from fscache_cachefiles.scratch import SCRATCH_SIZE, give_scratch, take_scratch
 from fscache_core.folio import PAGE_SHIFT, PAGE_SIZE, PageRuns
 from fscache_core.outcome import NOT_RESIDENT
 
 #: What a large object holds open; a small one holds one.
 LARGE_DESCRIPTORS = 3
-
-_ENTRY_LOCKS_START = 1 << 40  # byte ranges of the map file beyond any page index
-_ENTRY_LOCK_SECONDS = 5.0
-
-#: Bytes written and summed up at a time: the second pass finds them in the processor's cache.  Larger writes
-#: take longer, since for them the kernel takes pieces of memory that nobody has used lately; smaller ones
-#: give up the interpreter's lock more often, which a thread that fetches meanwhile is slow to give back.
-_WRITE_SIZE = 1 << 20
-
-_SCRATCH_SIZE = 2 * BLOCK_SIZE
-_scratches: list[memoryview] = []  # those that no thread uses just now; what was used last is taken first
 
 _n_forks = 0  # that led to this process
 
@@ -69,63 +56,6 @@ def _forked() -> None:
 
 
 os.register_at_fork(after_in_child=_forked)
-
-
-class Verify(enum.Enum):
-    """When the checksum of a block is compared."""
-
-    TOUCH = "touch"  #: the first time a process uses it, and whenever its bytes came from the disk
-    ALWAYS = "always"  #: every time
-    NEVER = "never"
-
-
-class ContentChangedError(Exception):
-    """A valid page was to be stored again with other bytes."""
-
-
-class EntryBusyError(Exception):
-    """Another process is changing the same block and does not get on with it."""
-
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """Where an object belongs: below which index, under which cooked name."""
-
-    index: "Index"
-    cooked: str
-
-    @property
-    def path(self) -> str:
-        """Relative to ``cache/``."""
-        return f"{self.index.path}/{self.cooked}" if self.index.path else self.cooked
-
-    @property
-    def name(self) -> str:
-        return self.cooked.rpartition("/")[2]
-
-    @property
-    def container(self) -> list[str]:
-        """The ``@`` and ``+`` directories between the index and the name."""
-        return self.cooked.split("/")[:-1]
-
-
-class Index:
-    """The backing of an index object: its directory, held in use until the last reference is gone."""
-
-    __slots__ = ("descriptor", "emptied", "inode", "path")
-
-    def __init__(self, path: str, descriptor: int) -> None:
-        self.path = path  #: relative to ``cache/``; empty for the master index
-        self.descriptor = descriptor
-        self.inode = os.fstat(descriptor).st_ino
-        self.emptied = False  #: what was below it was deleted; it may go too if that was all
-
-    def close(self) -> None:
-        descriptor, self.descriptor = self.descriptor, -1
-        if descriptor >= 0:
-            os.close(descriptor)
-
-    __del__ = close
 
 
 class Backing:
@@ -210,8 +140,7 @@ class Backing:
         self.inode = os.fstat(self.descriptor).st_ino
         self.whole = False  #: every block was verified whole, and once is enough
         self._table = array("Q", bytes(8 * self.n_blocks))  # per block the entry that was verified
-        #: Under ``always``, per quarter of a block its sum, if the block has matched its entry; else 0.
-        self._quarters: memoryview[int] | None = None
+        self._quarters = Quarters(data, size, read_flags) if verify is Verify.ALWAYS else None
         self._last_mask = whole_mask(size, self.n_blocks - 1)  # of the last block
         self._n_good = 0
         self._mutex = threading.Lock()
@@ -248,19 +177,20 @@ class Backing:
         """
         end = offset + len(buffer)
         first, last = offset >> BLOCK_SHIFT, (end - 1) >> BLOCK_SHIFT
-        trusted = self.verify is not Verify.ALWAYS
+        quarters = self._quarters
         try:
-            if (quarters := self._quarters) is not None:
-                if self._read_quarters(quarters, offset, buffer):
+            if quarters is not None:
+                if quarters.read(offset, buffer):
                     return len(buffer)
-            elif trusted and first == last and self._table[first] & FULL_MASK == FULL_MASK:
+            elif first == last and self._table[first] & FULL_MASK == FULL_MASK:
                 if os.preadv(self.data, (buffer,), offset, self.read_flags) == len(buffer):
                     return len(buffer)
                 return self.disk_needed(offset, buffer)
             if not buffer:
                 return 0
-            entries = self._entries(first, last, trusted, self.read_flags)
-            if not _all_whole(entries) and not _covers(entries, first, offset, end):
+            trusted = quarters is None  # what was verified once
+            entries = self.entries(first, last, trusted, self.read_flags)
+            if not all_whole(entries) and not covers(entries, first, offset, end):
                 return NOT_RESIDENT
             bad = self._read_verified(offset, buffer, first, entries, self.read_flags, trusted)
             if bad is None:
@@ -268,50 +198,6 @@ class Backing:
             return NOT_RESIDENT if bad else len(buffer)
         except OSError:  # the disk is needed, or it failed: both are for a thread to find out
             return self.disk_needed(offset, buffer)
-
-    def _read_quarters(self, quarters: "memoryview[int]", offset: int, buffer: memoryview) -> bool:
-        """Read a range of blocks that matched before, and sum up those quarters of them that it touches.
-
-        What was a block's content once is so for ever, so this proves as much as the sums of the whole
-        blocks, and takes half as long if the range is neither long nor aligned.  False if it cannot be, or
-        proves nothing: then the map says what is right.
-        """
-        end = offset + len(buffer)
-        first = offset >> QUARTER_SHIFT
-        known = quarters[first : ((end - 1) >> QUARTER_SHIFT) + 1].tolist()
-        start = first << QUARTER_SHIFT
-        stop = min(start + (len(known) << QUARTER_SHIFT), self.size)
-        if stop - start > _SCRATCH_SIZE or not all(known):
-            return False
-        if start == offset and stop == end:
-            return self._read_known(start, buffer, known)
-        scratch = _take_scratch()
-        try:
-            content = scratch[: stop - start]
-            if not self._read_known(start, content, known):
-                return False
-            buffer[:] = content[offset - start : end - start]
-            return True
-        finally:
-            _scratches.append(scratch)
-
-    def _read_known(self, start: int, content: memoryview, known: list[int]) -> bool:
-        if os.preadv(self.data, (content,), start, self.read_flags) != len(content):
-            return False
-        if quarter_sums(content) != known:
-            self._quarters = None  # it is damaged, or was and has been stored again: start afresh
-            return False
-        return True
-
-    def _note_quarters(self, block: int, content: Sequence[memoryview]) -> None:
-        """Remember the quarters of a whole block that has just matched."""
-        quarters = self._quarters
-        if quarters is None:
-            quarters = self._quarters = memoryview(bytearray(8 * 4 * self.n_blocks)).cast("Q")
-        at = block << (BLOCK_SHIFT - QUARTER_SHIFT)
-        if not quarters[at]:
-            sums = quarter_sums(content[0] if len(content) == 1 else memoryview(b"".join(content)))
-            quarters[at : at + len(sums)] = array("Q", sums)
 
     def disk_needed(self, offset: int, buffer: memoryview) -> int:
         """What `read_resident` says when a range is not at hand.
@@ -323,12 +209,11 @@ class Backing:
         end = offset + len(buffer)
         first, last = offset >> BLOCK_SHIFT, (end - 1) >> BLOCK_SHIFT
         try:
-            entries = self._entries(first, last, False, 0)
-            if not _covers(entries, first, offset, end):
+            entries = self.entries(first, last, False, 0)
+            if not covers(entries, first, offset, end):
                 return NOT_RESIDENT
-            return (
-                NOT_RESIDENT if self._read_verified(offset, buffer, first, entries, 0, False) else len(buffer)
-            )
+            bad = self._read_verified(offset, buffer, first, entries, 0, False)
+            return NOT_RESIDENT if bad else len(buffer)
         except OSError:
             return NOT_RESIDENT
 
@@ -356,9 +241,9 @@ class Backing:
         bad: list[int] = []
         # A block can look damaged because its entry was replaced while we read.  Look twice.
         for _ in range(2):
-            entries = self._entries(low, high, False, 0)
+            entries = self.entries(low, high, False, 0)
             bad = []
-            for run_first, run_pages in list(_valid_runs(entries, low, wanted)):
+            for run_first, run_pages in list(valid_runs(entries, low, wanted)):
                 at = run_first - first
                 part = buffer[at << PAGE_SHIFT : (at + run_pages) << PAGE_SHIFT]
                 block = run_first // PAGES_PER_BLOCK
@@ -382,23 +267,23 @@ class Backing:
         wanted = PageRuns()
         if self.n_blocks:
             wanted.add(0, self.n_blocks * PAGES_PER_BLOCK)
-        return list(_valid_runs(self._entries(0, self.n_blocks - 1, False, 0), 0, wanted))
+        return list(valid_runs(self.entries(0, self.n_blocks - 1, False, 0), 0, wanted))
 
     def count_present(self, first: int, n_pages: int) -> int:
         """How many pages of a run the map calls valid.  Never blocks; a hint, and 1 if the disk is needed."""
         low, high = first // PAGES_PER_BLOCK, (first + n_pages - 1) // PAGES_PER_BLOCK
         try:
-            entries = self._entries(low, high, False, self.read_flags)
+            entries = self.entries(low, high, False, self.read_flags)
         except OSError:
             return 1
         return count_valid(entries, first % PAGES_PER_BLOCK, n_pages) if any(entries) else 0
 
-    def _entries(self, first: int, last: int, trusted: bool, flags: int) -> Sequence[int]:
+    def entries(self, first: int, last: int, trusted: bool, flags: int) -> Sequence[int]:
         if self.map < 0:
             return (self.entry,)
         if trusted:
             known = self._table[first : last + 1]
-            if 0 not in known and _all_whole(known):
+            if 0 not in known and all_whole(known):
                 return known
         return pread_entries(self.map, first, last - first + 1, flags)
 
@@ -419,13 +304,12 @@ class Backing:
         if check[0]:
             start = first << BLOCK_SHIFT
         if check[-1]:
-            stop = (last << BLOCK_SHIFT) + (mask_of(entries[-1]).bit_length() << PAGE_SHIFT)
-            stop = max(end, min(stop, self.size))
+            stop = max(end, valid_end(self.size, last, entries[-1]))
         if start == offset and stop == end:
             return self._read_pieces((buffer,), start, stop, first, entries, check, flags)
-        scratch = _take_scratch()
+        scratch = take_scratch()
         try:
-            if stop - start > _SCRATCH_SIZE:
+            if stop - start > SCRATCH_SIZE:
                 pieces = (scratch[: offset - start], buffer, scratch[BLOCK_SIZE : BLOCK_SIZE + stop - end])
                 return self._read_pieces(pieces, start, stop, first, entries, check, flags)
             # What lies in one piece is summed up faster, and copying so little takes less than that gains.
@@ -433,7 +317,7 @@ class Backing:
             buffer[:] = scratch[offset - start : end - start]
             return bad
         finally:
-            _scratches.append(scratch)
+            give_scratch(scratch)
 
     def _read_pieces(
         self,
@@ -451,15 +335,15 @@ class Backing:
             if flags:
                 return None
             while count < stop - start:  # a signal, or the file was cut off
-                more = os.preadv(self.data, _after(pieces, count), start + count, 0)
+                more = os.preadv(self.data, _slice(pieces, count, stop - start), start + count, 0)
                 if not more:
                     break
                 count += more
         bad: list[int] = []
-        always = self.verify is Verify.ALWAYS
+        quarters = self._quarters
         for block, entry in compress(enumerate(entries, first), check):
             low = (block << BLOCK_SHIFT) - start
-            if count < low + BLOCK_SIZE and count < self._valid_end(block, entry) - start:
+            if count < low + BLOCK_SIZE and count < valid_end(self.size, block, entry) - start:
                 bad.append(block)  # cut off
                 continue
             content = (
@@ -469,15 +353,11 @@ class Backing:
             )
             if not matches(self.seed, block, entry, content):
                 bad.append(block)
-            elif always and mask_of(entry) == whole_mask(self.size, block):
-                self._note_quarters(block, content)
-        if count == stop - start and not always:
+            elif quarters is not None and mask_of(entry) == whole_mask(self.size, block):
+                quarters.note(block, content)
+        if count == stop - start and quarters is None:
             self._note_verified(first, entries, bad)
         return bad
-
-    def _valid_end(self, block: int, entry: int) -> int:
-        """Where the last valid page of a block ends, bytes."""
-        return min((block << BLOCK_SHIFT) + (mask_of(entry).bit_length() << PAGE_SHIFT), self.size)
 
     def _note_verified(self, first: int, entries: Sequence[int], bad: Sequence[int]) -> None:
         table = self._table
@@ -497,178 +377,13 @@ class Backing:
         finally:
             self._mutex.release()
 
-    # -- storing -------------------------------------------------------------------------
-
-    def new_pages(self, first: int, n_pages: int) -> int:
-        """How many pages of a run are not valid yet and beyond what is reserved: what has to be paid for."""
-        wanted = PageRuns()
-        wanted.add(first, n_pages)
-        low, high = first // PAGES_PER_BLOCK, (first + n_pages - 1) // PAGES_PER_BLOCK
-        entries = self._entries(low, high, False, 0)
-        if any(entries):
-            for run_first, run_pages in list(_valid_runs(entries, low, wanted)):
-                wanted.remove(run_first, run_pages)
-        paid = (self.reserved_size + PAGE_SIZE - 1) >> PAGE_SHIFT
-        if paid:
-            wanted.remove(0, paid)
-        return wanted.total()
-
-    def store(self, first: int, buffer: memoryview, *more: memoryview) -> list[int]:
-        """Store a run of pages: the data, then the entries.
-
-        Args:
-          more: what goes behind ``buffer``, one behind the other.  Then all begin and end with a block.
-
-        Returns:
-          Blocks whose earlier pages were damaged; only the new ones are valid there now.
-
-        Raises:
-          ContentChangedError: a valid page has other bytes.  Pages before it may have been stored.
-          EntryBusyError: another process holds the entry of a block.
-          OSError: as write.
-        """
-        damaged: list[int] = []
-        if more:
-            low, n_blocks = first // PAGES_PER_BLOCK, sum(map(len, (buffer, *more))) >> BLOCK_SHIFT
-            if not any(self._entries(low, low + n_blocks - 1, False, 0)):
-                self._store_blocks(low, buffer, *more)
-                return damaged
-            for piece in (buffer, *more):
-                damaged += self.store(first, piece)
-                first += len(piece) >> PAGE_SHIFT
-            return damaged
-        end = first + ((len(buffer) + PAGE_SIZE - 1) >> PAGE_SHIFT)
-        low, high = first // PAGES_PER_BLOCK, (end - 1) // PAGES_PER_BLOCK
-        entries = self._entries(low, high, False, 0)
-        block = low
-        while block <= high:
-            # As many empty blocks as are given whole go in one write; no other page is concerned.
-            stop = block
-            while stop <= high and not entries[stop - low] and self._is_given_whole(stop, first, end):
-                stop += 1
-            if stop > block:
-                at = (block * PAGES_PER_BLOCK - first) << PAGE_SHIFT
-                self._store_blocks(block, buffer[at : at + ((stop - block) << BLOCK_SHIFT)])
-                block = stop
-            else:
-                low_page = max(first, block * PAGES_PER_BLOCK)
-                high_page = min(end, (block + 1) * PAGES_PER_BLOCK)
-                part = buffer[(low_page - first) << PAGE_SHIFT : (high_page - first) << PAGE_SHIFT]
-                if self._store_pages(block, low_page - block * PAGES_PER_BLOCK, part):
-                    damaged.append(block)
-                block += 1
-        return damaged
-
-    def _is_given_whole(self, block: int, first: int, end: int) -> bool:
-        start = block * PAGES_PER_BLOCK
-        return start >= first and start + whole_mask(self.size, block).bit_length() <= end
-
-    def _store_blocks(self, block: int, *pieces: memoryview) -> None:
-        """Store whole blocks of which nothing is there, one piece behind the other."""
-        entries: list[int] = []
-        for piece in pieces:
-            for at in range(0, len(piece), _WRITE_SIZE):
-                part, number = piece[at : at + _WRITE_SIZE], block + len(entries)
-                _pwrite(self.data, part, number << BLOCK_SHIFT)
-                entries += checksum_whole(self.seed, number, part)
-        self._publish_entries(block, entries)
-
-    def _store_pages(self, block: int, first: int, content: memoryview) -> bool:
-        """Add pages to a block that may have some already.  True if those were damaged."""
-        n_pages = (len(content) + PAGE_SIZE - 1) >> PAGE_SHIFT
-        given = ((1 << n_pages) - 1) << first
-        locked = self.map >= 0
-        if locked and not wait_lock_range(self.map, _ENTRY_LOCKS_START + block, 1, _ENTRY_LOCK_SECONDS):
-            raise EntryBusyError
-        try:
-            old = self._entries(block, block, False, 0)[0]
-            present = bytearray(block_size(self.size, block))
-            damaged = False
-            if old:
-                count = os.preadv(self.data, (present,), block << BLOCK_SHIFT)
-                del present[count:]
-                present.extend(bytes(block_size(self.size, block) - count))
-                damaged = old != checksum_entry(self.seed, block, mask_of(old), memoryview(present))
-                if damaged:
-                    old = 0
-            missing = given & ~mask_of(old)
-            for run_first, run_pages in runs_of(given & mask_of(old)):
-                low, high = run_first << PAGE_SHIFT, (run_first + run_pages) << PAGE_SHIFT
-                at = first << PAGE_SHIFT
-                if present[low:high] != content[low - at : high - at]:
-                    raise ContentChangedError
-            for run_first, run_pages in runs_of(missing):
-                at = (run_first - first) << PAGE_SHIFT
-                part = content[at : at + (run_pages << PAGE_SHIFT)]
-                offset = run_first << PAGE_SHIFT
-                _pwrite(self.data, part, (block << BLOCK_SHIFT) + offset)
-                present[offset : offset + len(part)] = part
-            if missing:
-                mask = mask_of(old) | missing
-                self._publish_entries(block, [checksum_entry(self.seed, block, mask, memoryview(present))])
-            return damaged
-        finally:
-            if locked:
-                unlock_range(self.map, _ENTRY_LOCKS_START + block, 1)
-
-    def _publish_entries(self, block: int, entries: Sequence[int]) -> None:
+    def publish_entries(self, block: int, entries: Sequence[int]) -> None:
         if self.map < 0:
             self.entry = entries[0]
         else:
             pwrite_entries(self.map, block, entries)
         # What we have just written and summed up is verified.
         self._note_verified(block, entries, ())
-
-
-def _all_whole(entries: Sequence[int]) -> bool:
-    return reduce(and_, entries, FULL_MASK) == FULL_MASK
-
-
-def _covers(entries: Sequence[int], block: int, offset: int, end: int) -> bool:
-    """Whether the pages of a byte range are all valid; ``block`` is that of the first entry."""
-    for at, entry in enumerate(entries):
-        start = (block + at) << BLOCK_SHIFT
-        low = max(offset - start, 0) >> PAGE_SHIFT
-        high = (min(end - start, BLOCK_SIZE) + PAGE_SIZE - 1) >> PAGE_SHIFT
-        if ~mask_of(entry) & ((1 << high) - (1 << low)):
-            return False
-    return True
-
-
-def _valid_runs(entries: Sequence[int], block: int, wanted: PageRuns) -> Iterator[tuple[int, int]]:
-    """The runs of valid pages among the wanted ones; ``block`` is that of the first entry."""
-    valid = PageRuns()
-    for at, entry in enumerate(entries, block):
-        for first, n_pages in runs_of(mask_of(entry)):
-            valid.add(at * PAGES_PER_BLOCK + first, n_pages)
-    for first, n_pages in valid:
-        start, stop = first, first + n_pages
-        for wanted_first, wanted_pages in wanted:
-            low, high = max(start, wanted_first), min(stop, wanted_first + wanted_pages)
-            if low < high:
-                yield low, high - low
-
-
-def _pwrite(descriptor: int, content: memoryview, offset: int) -> None:
-    while content:
-        count = os.pwrite(descriptor, content, offset)
-        content = content[count:]
-        offset += count
-
-
-def _take_scratch() -> memoryview:
-    """Two blocks of memory, the caller's alone until it puts them back into `_scratches`.
-
-    Not the thread's: a signal handler or a finalizer may read, too, in the middle of a read.
-
-    They begin with a page.  Large pieces of malloc's begin 16 bytes later, and to copy a page 16 bytes
-    further on takes up to twice the time: what is written looks to the processor like what it reads next.
-    """
-    try:
-        return _scratches.pop()
-    except IndexError:
-        flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS  # private: a forked child has its own
-        return memoryview(mmap.mmap(-1, _SCRATCH_SIZE, flags=flags))
 
 
 def _slice(pieces: Sequence[memoryview], low: int, high: int) -> list[memoryview]:
@@ -679,7 +394,3 @@ def _slice(pieces: Sequence[memoryview], low: int, high: int) -> list[memoryview
             out.append(piece[max(0, low - at) : high - at])
         at += len(piece)
     return out
-
-
-def _after(pieces: Sequence[memoryview], count: int) -> list[memoryview]:
-    return _slice(pieces, count, sum(map(len, pieces)))

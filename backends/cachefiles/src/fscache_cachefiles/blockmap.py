@@ -15,14 +15,15 @@ import struct
 import sys
 from array import array
 from collections.abc import Iterator, Sequence
+from functools import reduce
+from operator import and_
 
 import xxhash
 
-from fscache_core.folio import PAGE_SHIFT, PAGE_SIZE, page_count
+from fscache_core.folio import PAGE_SHIFT, PAGE_SIZE, PageRuns, page_count
 
 BLOCK_SHIFT = 16
 BLOCK_SIZE = 1 << BLOCK_SHIFT  #: bytes
-QUARTER_SHIFT = BLOCK_SHIFT - 2
 PAGES_PER_BLOCK = BLOCK_SIZE >> PAGE_SHIFT
 FULL_MASK = (1 << PAGES_PER_BLOCK) - 1
 ENTRY_SIZE = 8  #: bytes
@@ -53,6 +54,11 @@ def mask_of(entry: int) -> int:
     return entry & FULL_MASK
 
 
+def valid_end(size: int, block: int, entry: int) -> int:
+    """Where the last valid page of block ``block`` of an object of ``size`` bytes ends, bytes."""
+    return min((block << BLOCK_SHIFT) + (mask_of(entry).bit_length() << PAGE_SHIFT), size)
+
+
 def seed_of(path: str, nonce: int) -> int:
     """The seed of block 0 of the object at ``path`` (relative to ``cache/``)."""
     return xxhash.xxh3_64_intdigest(path.encode() + nonce.to_bytes(8, "little"))
@@ -79,6 +85,36 @@ def runs_of(mask: int) -> Iterator[tuple[int, int]]:
         yield first, n_pages
         mask >>= n_pages
         first += n_pages
+
+
+def all_whole(entries: Sequence[int]) -> bool:
+    """Whether all pages of full blocks are valid."""
+    return reduce(and_, entries, FULL_MASK) == FULL_MASK
+
+
+def covers(entries: Sequence[int], block: int, offset: int, end: int) -> bool:
+    """Whether the pages of a byte range are all valid; ``block`` is that of the first entry."""
+    for at, entry in enumerate(entries):
+        start = (block + at) << BLOCK_SHIFT
+        low = max(offset - start, 0) >> PAGE_SHIFT
+        high = (min(end - start, BLOCK_SIZE) + PAGE_SIZE - 1) >> PAGE_SHIFT
+        if ~mask_of(entry) & ((1 << high) - (1 << low)):
+            return False
+    return True
+
+
+def valid_runs(entries: Sequence[int], block: int, wanted: PageRuns) -> Iterator[tuple[int, int]]:
+    """The runs of valid pages among the wanted ones; ``block`` is that of the first entry."""
+    valid = PageRuns()
+    for at, entry in enumerate(entries, block):
+        for first, n_pages in runs_of(mask_of(entry)):
+            valid.add(at * PAGES_PER_BLOCK + first, n_pages)
+    for first, n_pages in valid:
+        start, stop = first, first + n_pages
+        for wanted_first, wanted_pages in wanted:
+            low, high = max(start, wanted_first), min(stop, wanted_first + wanted_pages)
+            if low < high:
+                yield low, high - low
 
 
 def count_valid(entries: Sequence[int], first: int, n_pages: int) -> int:
@@ -126,15 +162,6 @@ def matches(seed: int, block: int, entry: int, content: Sequence[memoryview]) ->
         digest = xxhash.xxh3_64_intdigest(content[0], (seed + block) & _SEED_MASK)
         return not (digest ^ entry) & _SUM_MASK
     return _checksum_pieces((seed + block) & _SEED_MASK, entry & FULL_MASK, content) == entry
-
-
-def quarter_sums(content: memoryview) -> list[int]:
-    """A sum of each quarter of neighbouring blocks; ``content`` is their bytes from one's beginning on.
-
-    Only ever compared within this process.
-    """
-    digest, step = xxhash.xxh3_64_intdigest, 1 << QUARTER_SHIFT
-    return [digest(content[at : at + step]) for at in range(0, len(content), step)]
 
 
 def _checksum_pieces(block_seed: int, mask: int, content: Sequence[memoryview]) -> int:

@@ -17,13 +17,14 @@ from collections.abc import Iterator
 
 from fscache_cachefiles import xattr
 from fscache_cachefiles.admission import Admission
-from fscache_cachefiles.backing import LARGE_DESCRIPTORS, Backing, Index, Place
+from fscache_cachefiles.backing import LARGE_DESCRIPTORS, Backing
 from fscache_cachefiles.bind import DIRECTORY_MODE, FILE_MODE, OPEN_DIRECTORY
 from fscache_cachefiles.blockmap import ENTRY_SIZE, block_count, seal_check, seed_of
 from fscache_cachefiles.graveyard import Graveyard, is_linked
 from fscache_cachefiles.ledger import HASH_DIRECTORY, INDEX_DIRECTORY, Weight, weigh_large, weigh_small
 from fscache_cachefiles.lock import close_locked, try_share
 from fscache_cachefiles.namei import OPEN_FILE, Namei
+from fscache_cachefiles.place import Index, Place
 from fscache_cachefiles.xattr import Label, Seal
 from fscache_core.folio import page_count
 

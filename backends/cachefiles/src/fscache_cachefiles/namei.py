@@ -19,7 +19,7 @@ from dataclasses import dataclass
 
 from fscache_cachefiles import xattr
 from fscache_cachefiles.admission import Admission
-from fscache_cachefiles.backing import Backing, Index, Place, Verify
+from fscache_cachefiles.backing import Backing
 from fscache_cachefiles.bind import OPEN_DIRECTORY, Root
 from fscache_cachefiles.blockmap import BLOCK_SIZE, ENTRY_SIZE, block_count, seal_check, seed_of, time_check
 from fscache_cachefiles.descriptors import Descriptors
@@ -27,6 +27,8 @@ from fscache_cachefiles.graveyard import Graveyard, is_linked
 from fscache_cachefiles.key import ObjectKind, uncook_key
 from fscache_cachefiles.ledger import HASH_DIRECTORY, INDEX_DIRECTORY, weigh_small
 from fscache_cachefiles.lock import close_locked, try_own, try_share
+from fscache_cachefiles.options import Verify
+from fscache_cachefiles.place import Index, Place
 from fscache_cachefiles.scan import walk_containers
 from fscache_cachefiles.xattr import NO_PIN, BadAttributeError, Checked, Label, Pin, Seal
 from fscache_core.errors import WorldError

@@ -20,15 +20,9 @@ from typing import TYPE_CHECKING
 
 from fscache_cachefiles import xattr
 from fscache_cachefiles.admission import Admission
-from fscache_cachefiles.backing import (
-    LARGE_DESCRIPTORS,
-    Backing,
-    ContentChangedError,
-    EntryBusyError,
-    Index,
-    Place,
-)
+from fscache_cachefiles.backing import LARGE_DESCRIPTORS, Backing
 from fscache_cachefiles.blockmap import BLOCK_SIZE, PAGES_PER_BLOCK
+from fscache_cachefiles.blockstore import ContentChangedError, EntryBusyError, new_pages, store_pages
 from fscache_cachefiles.creation import Creation
 from fscache_cachefiles.graveyard import Graveyard
 from fscache_cachefiles.key import cook_key
@@ -43,6 +37,7 @@ from fscache_cachefiles.namei import (
     touch,
     write_check_time,
 )
+from fscache_cachefiles.place import Index, Place
 from fscache_cachefiles.scan import count_pages
 from fscache_cachefiles.xattr import Label, Pin
 from fscache_core.errors import CallerError, NoSpaceError
@@ -257,7 +252,7 @@ class Work:
     def store(
         self, obj: CachefilesObject, first: int, content: memoryview, *more: memoryview
     ) -> WriteOutcome:
-        """Store a run of pages of the version that the object holds; ``more`` as in `Backing.store`."""
+        """Store a run of pages of the version that the object holds; ``more`` as in `store_pages`."""
         if not more:
             left = obj.size - (first << PAGE_SHIFT)
             if len(content) > left:
@@ -317,22 +312,22 @@ class Work:
                     raise ContentChangedError
                 return True
             was_complete = backing.is_complete
-            self.note_damage(obj, backing.store(first, content))
+            self.note_damage(obj, store_pages(backing, first, content))
             if backing.is_complete and not was_complete:
                 self._publish(obj, backing)
             return True
         if not backing.writable:
             raise OSError(errno.EROFS, "the cache is on a read-only filesystem")
         n_pages = page_count(sum(map(len, (content, *more))))
-        n_new = backing.new_pages(first, n_pages)
+        n_new = new_pages(backing, first, n_pages)
         if n_new:
             self.admission.admit(0, n_new, weigh_pages(n_new))
         n_stored = n_new
         try:
-            self.note_damage(obj, backing.store(first, content, *more))
+            self.note_damage(obj, store_pages(backing, first, content, *more))
         except BaseException:
             # Some pages may be stored all the same.  If even that cannot be told, all stay charged.
-            n_stored -= min(n_new, backing.new_pages(first, n_pages))
+            n_stored -= min(n_new, new_pages(backing, first, n_pages))
             self.admission.ledger.give_back(weigh_pages(n_new - n_stored))
             raise
         finally:

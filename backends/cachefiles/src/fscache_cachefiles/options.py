@@ -1,9 +1,18 @@
 """Options as people write them: ``--cache cachefiles:dir=/x,verify=always,max_bytes=20G``."""
 
-from fscache_cachefiles.backing import Verify
+import enum
+
 from fscache_cachefiles.space import check_percent
 from fscache_core.errors import CallerError
 from fscache_core.option import read_size
+
+
+class Verify(enum.Enum):
+    """When the checksum of a block is compared."""
+
+    TOUCH = "touch"  #: the first time a process uses it, and whenever its bytes came from the disk
+    ALWAYS = "always"  #: every time
+    NEVER = "never"
 
 
 def verify(value: str) -> Verify:

@@ -11,12 +11,13 @@ import stat
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from fscache_cachefiles.backing import Backing, Index, Place
+from fscache_cachefiles.backing import Backing
 from fscache_cachefiles.bind import OPEN_DIRECTORY
 from fscache_cachefiles.graveyard import Graveyard
 from fscache_cachefiles.key import ObjectKind, uncook_key
 from fscache_cachefiles.ledger import NOTHING, Ledger, Weight
 from fscache_cachefiles.namei import BusyError, ForeignEntryError, Namei, Opened, Stale
+from fscache_cachefiles.place import Index, Place
 from fscache_cachefiles.scan import names_in, raise_if_exhausted, walk
 from fscache_core.folio import PAGE_SHIFT
 
