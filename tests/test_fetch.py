@@ -11,8 +11,9 @@ import trio.testing
 
 from fscache_core import PluginError, Readahead, StaleError, open_fscache
 from fscache_core.fetch import WHOLE_PATIENCE_SECONDS, WHOLE_SECONDS, WHOLE_SIZE
-from fscache_core.hookspecs import FileAttributes, FileKind, Location, Strength, netfs_hook
+from fscache_core.hookspecs import netfs_hook
 from fscache_core.testing.faulty import Faults
+from fscache_core.testing.one_file import OneFile
 from fscache_memory import MemoryBackend
 
 if TYPE_CHECKING:
@@ -29,50 +30,18 @@ FETCH_SIZE = 2 * MIB
 READAHEAD = Readahead(max_size=2 * FETCH_SIZE, fetch_size=FETCH_SIZE)
 
 
-class Origin:
-    """An adapter of one file, as fast as it is told to be, that notes what it is asked for."""
+class Origin(OneFile):
+    """As fast as it is told to be; notes what it is asked for."""
 
     name = "origin"
-    version = 1
 
     def __init__(self) -> None:
+        super().__init__(DATA)
         self.seconds_per_byte = 0.0
         self.whole: list[tuple[int, int]] = []
         self.piecemeal: list[tuple[int, int]] = []
         self.answer: Callable[[int, int], object] = lambda offset, size: DATA[offset : offset + size]
         self.held: dict[int, trio.Event] = {}  # by offset: not answered before
-
-    @netfs_hook
-    def parse_url(self, url: str) -> Location:
-        return Location("origin://", url.removeprefix("origin://"))
-
-    @netfs_hook
-    async def open_volume(self, location: Location) -> object:
-        return "volume"
-
-    @netfs_hook
-    def get_key(self, netfs_data: object) -> bytes:
-        return str(netfs_data).encode()
-
-    @netfs_hook
-    def get_attr(self, netfs_data: object) -> FileAttributes:
-        return FileAttributes(FileKind.FILE, SIZE, strength=Strength.STRONG)
-
-    @netfs_hook
-    def get_aux(self, netfs_data: object) -> bytes:
-        return b"v1"
-
-    @netfs_hook
-    def name_file(self, volume: object, path: str) -> object:
-        return path
-
-    @netfs_hook
-    def recall_file(self, volume: object, path: str, aux: bytes, object_size: int) -> object:
-        return path
-
-    @netfs_hook
-    async def look_up(self, volume: object, path: str) -> object:
-        return path
 
     @netfs_hook
     async def fetch(
@@ -82,7 +51,7 @@ class Origin:
         if offset in self.held:
             await self.held[offset].wait()
         await trio.sleep(len(buffer) * self.seconds_per_byte)
-        buffer[:] = DATA[offset : offset + len(buffer)]
+        await super().fetch(netfs_data, offset, buffer, arrived)
 
     @netfs_hook
     async def fetch_whole(self, netfs_data: object, offset: int, size: int) -> Buffer:

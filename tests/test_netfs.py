@@ -26,13 +26,13 @@ from fscache_core.hookspecs import (
     DirectoryEntry,
     FileAttributes,
     FileKind,
-    Location,
     netfs_hook,
 )
 from fscache_core.outcome import AuxOutcome, CookieType, ReadOutcome
 from fscache_core.plugins import NetfsFacade
 from fscache_core.testing.cache_session import OriginFile, Session, content, open_session, origin_file
 from fscache_core.testing.faulty import Answer, Fail, Faults, Hang
+from fscache_core.testing.one_file import OneFile
 from fscache_memory import MemoryBackend
 
 if TYPE_CHECKING:
@@ -176,64 +176,23 @@ async def test_callbacks_that_tell_or_choose_cost_nothing_when_they_raise(
 # -- hooks of an adapter, below the file layer -----------------------------------------------------
 
 
-class Shelf:
-    """An adapter of one file that is always the same, with all hooks that core calls back."""
+class Shelf(OneFile):
+    """With all hooks that core calls back."""
 
     name = "shelf"
-    version = 1
 
     def __init__(self) -> None:
-        self.told: list[str] = []
-
-    @netfs_hook
-    def parse_url(self, url: str) -> Location:
-        return Location("shelf://", url.removeprefix("shelf://"))
-
-    @netfs_hook
-    async def open_volume(self, location: Location) -> object:
-        return "volume"
-
-    @netfs_hook
-    def get_key(self, netfs_data: object) -> bytes:
-        return str(netfs_data).encode()
-
-    @netfs_hook
-    def get_attr(self, netfs_data: object) -> FileAttributes:
-        return FileAttributes(FileKind.FILE, SIZE)
-
-    @netfs_hook
-    def get_aux(self, netfs_data: object) -> bytes:
-        return b"v1"
-
-    @netfs_hook
-    def name_file(self, volume: object, path: str) -> object:
-        return path
-
-    @netfs_hook
-    def recall_file(self, volume: object, path: str, aux: bytes, object_size: int) -> object:
-        return path
-
-    @netfs_hook
-    async def look_up(self, volume: object, path: str) -> object:
-        return path
-
-    @netfs_hook
-    async def fetch(
-        self, netfs_data: object, offset: int, buffer: memoryview, arrived: Callable[[int], None]
-    ) -> None:
-        buffer[:] = DATA[offset : offset + len(buffer)]
+        super().__init__(DATA)
 
     @netfs_hook
     def check_aux(self, netfs_data: object, aux: bytes, object_size: int) -> AuxOutcome:
         return AuxOutcome.OKAY if aux == b"v1" else AuxOutcome.OBSOLETE
 
     @netfs_hook
-    def mark_pages_cached(self, netfs_data: object, first: int, n_pages: int) -> None:
-        self.told.append("mark_pages_cached")
+    def mark_pages_cached(self, netfs_data: object, first: int, n_pages: int) -> None: ...
 
     @netfs_hook
-    def now_uncached(self, netfs_data: object) -> None:
-        self.told.append("now_uncached")
+    def now_uncached(self, netfs_data: object) -> None: ...
 
     @netfs_hook
     def select_cache(self, parent_netfs_data: object, netfs_data: object) -> str | None:
@@ -423,15 +382,15 @@ async def test_a_listing_that_is_none_is_the_adapters_fault(answer: object, mess
     assert caught.value.plugin == "shelf"
 
 
-HOOKS = {name: hook for name, hook in vars(Shelf).items() if callable(hook)}
+class Nameless(OneFile):
+    pass
 
 
 @pytest.mark.parametrize("scheme", [None, "shelf"])
 async def test_an_adapter_without_a_name_is_refused_and_told_what_it_is_for(scheme: str | None) -> None:
-    nameless = type("Nameless", (), HOOKS)()
     async with open_fscache() as fscache:
         with pytest.raises(UnfitPluginError, match="netfs Nameless lacks a name, which is the") as caught:
-            fscache.add_netfs(nameless, scheme=scheme)
+            fscache.add_netfs(Nameless(DATA), scheme=scheme)
         assert caught.value.plugin == "Nameless"
         fscache.add_netfs(Shelf())
         async with await fscache.open_file("shelf://file") as file:
