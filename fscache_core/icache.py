@@ -1,5 +1,7 @@
 """The inodes of a volume: the newest of each path, and which of them stay warm though nobody has them open.
 
+The others are evicted: what was fetched of them is stored, and their cookies are given back.
+
 The counts of opens change in any thread, so that blocking code can open and close a warm file without going
 through the loop; `_lock` guards them together with the tables.  It is held for a few table look-ups only
 and is the innermost lock there is.
@@ -14,23 +16,23 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from fscache_core.domain import Domain
     from fscache_core.inode import Inode
 
 
 class InodeCache:
-    """See the module.
+    """See the module.  Each volume keeps its share of ``Limits.warm_inodes`` warm."""
 
-    Args:
-      most_warm: how many inodes that nobody has open are kept now, so that opening them again costs a look
-        into a table.  It may change at any time.
-    """
-
-    def __init__(self, most_warm: Callable[[], int]) -> None:
-        self._most_warm = most_warm
+    def __init__(self, domain: Domain) -> None:
+        self._domain = domain
+        self._closed = False
         self._lock = threading.Lock()
         self._newest: dict[str, Inode] = {}  # by path
         self._all: set[Inode] = set()  # superseded ones too; trio thread only
         self._warm: OrderedDict[str, Inode] = OrderedDict()  # those that nobody has open, coldest first
+
+    def _most_warm(self) -> int:
+        return self._domain.limits.warm_inodes // max(1, self._domain.n_volumes)
 
     # -- in any thread --
 
@@ -64,9 +66,6 @@ class InodeCache:
     def newest(self, path: str) -> Inode | None:
         return self._newest.get(path)
 
-    def everything(self) -> list[Inode]:
-        return list(self._all)
-
     def below(self, prefix: str) -> list[Inode]:
         """The newest inodes of all paths that begin with ``prefix``."""
         with self._lock:
@@ -85,7 +84,14 @@ class InodeCache:
             inode.n_open += 1
             self._warm.pop(inode.path, None)
 
-    def settle(self, inode: Inode) -> list[Inode]:
+    def settle(self, inode: Inode) -> None:
+        """See to an inode whose last reader is gone: it stays warm, or is evicted, or makes others be."""
+        if not inode.n_open and not self._closed:
+            inode.closed()
+            for cold in self._keep_warm(inode):
+                self._evict(cold)
+
+    def _keep_warm(self, inode: Inode) -> list[Inode]:
         """Keep an inode warm that nobody has open; returns those to evict, itself perhaps among them."""
         with self._lock:
             if inode.n_open:
@@ -101,13 +107,45 @@ class InodeCache:
                 cold.append(coldest)
             return cold
 
-    def forget(self, inode: Inode) -> bool:
-        """Let the next open of its path find nothing; True if it is to be evicted now."""
+    def forget(self, inode: Inode) -> None:
+        """Let the next open of its path find nothing."""
         with self._lock:
             if self._newest.get(inode.path) is not inode:
-                return False
+                return
             del self._newest[inode.path]
-            return self._warm.pop(inode.path, None) is not None
+            warm = self._warm.pop(inode.path, None) is not None
+        if warm:
+            self._evict(inode)
 
-    def evicted(self, inode: Inode) -> None:
-        self._all.discard(inode)
+    def _evict(self, inode: Inode) -> None:
+        if self._closed:
+            return  # `close` sees to it
+
+        async def evict() -> None:
+            await inode.wait_stored()
+            await inode.keep_check_time()
+            await inode.evict()
+            self._all.discard(inode)
+
+        # Its key is free at once, so that it can be opened again while this one is put away.
+        inode.cookie.supersede()
+        self._domain.spawn(evict, f"evict {inode.path}")
+
+    async def close(self, *, store: bool) -> None:
+        """Evict every inode, and nothing from now on.
+
+        Args:
+          store: wait until what was fetched is stored; else it is dropped.
+        """
+        self._closed = True
+        for inode in list(self._all):
+            for fetch in list(inode.fetches):
+                fetch.give_up()
+        for inode in list(self._all):
+            inode.closed()
+            for fetch in list(inode.fetches):
+                await fetch.wait_over()
+            if store:
+                await inode.wait_stored()
+                await inode.keep_check_time()
+            await inode.evict()

@@ -151,7 +151,7 @@ class Inode:
                 attributes = replace(attributes, strength=Strength.WEAK)
             self.attributes = attributes
             self.size = attributes.size
-            self.doubtful = self.volume.doubts(self.path, label.evidence)
+            self.doubtful = self.volume.outdated_paths.doubts(self.path, label.evidence)
             if label.weak:
                 self._weak_mark = label.mark
             return AuxOutcome.OKAY

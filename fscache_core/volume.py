@@ -11,17 +11,14 @@ from urllib.parse import quote
 
 import trio
 
-from fscache_core import object_request
-from fscache_core.cache_selection import choose_cache
+from fscache_core import object_request, volume_index
 from fscache_core.change import Changes
 from fscache_core.coherency import Coherency, CoherencyMode
-from fscache_core.cookie import Cookie, CookieDefinition, acquire_cookie
 from fscache_core.domain import Domain, log
 from fscache_core.errors import (
     CallerError,
     FscacheError,
     OfflineError,
-    OriginNotFoundError,
     OriginUnreachableError,
     PluginError,
 )
@@ -32,7 +29,9 @@ from fscache_core.icache import InodeCache
 from fscache_core.inode import Inode
 from fscache_core.inode_definition import inode_definition
 from fscache_core.netfs import acquire_or_go_without
+from fscache_core.origin_lookup import OriginLookup
 from fscache_core.outcome import CookieType, ReserveOutcome
+from fscache_core.outdated_paths import OutdatedPaths
 from fscache_core.readahead import WHOLE_READAHEAD, Readahead
 from fscache_core.stats import VolumeStats
 
@@ -40,27 +39,12 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from fscache_core.cache import Cache
+    from fscache_core.cookie import Cookie
     from fscache_core.netfs import Netfs
     from fscache_core.plugins import NetfsFacade
 
-#: Names that are remembered to be missing, to have been served without asking the origin, or to have changed.
-#: If more have changed, all that is cached and not in use counts as old.
-MAX_NAMES = 10_000
-
-
-def _by_key(kind: int) -> CookieDefinition:
-    """A cookie for whatever is stored under a key, its ``netfs_data``: it adopts, and creates nothing."""
-    return CookieDefinition("by key", kind, get_key=lambda key: key, get_aux=lambda _: None)  # type: ignore[arg-type,return-value]
-
-
-class _Question:
-    """A look-up under way, and whether we changed what it asks for: then the answer may be older."""
-
-    __slots__ = ("outdated", "path")
-
-    def __init__(self, path: str) -> None:
-        self.path = path
-        self.outdated = False
+#: Paths that are remembered to have been served without asking the origin.
+MAX_STALE_PATHS = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,31 +82,17 @@ class Volume:
         self.stats = VolumeStats()
         self.fetch_speed = 0.0  #: bytes per second of the last fetch, beside others; 0 if nothing is known
         self.definition = inode_definition(netfs)
-        select_cache = netfs.select_cache
-        index = CookieDefinition(
-            f"{netfs.name[:8]}.volume",
-            CookieType.INDEX,
-            netfs=netfs.name,
-            get_key=lambda volume: netfs.get_key(volume),
-            select_cache=None
-            if select_cache is None
-            else lambda volume, file: select_cache(
-                volume, file.netfs_data if isinstance(file, Inode) else file
-            ),
+        self.cookie: Cookie = acquire_or_go_without(
+            domain, registered.primary_index, volume_index.definition(netfs), data
         )
-        self.cookie: Cookie = acquire_or_go_without(domain, registered.primary_index, index, data)
         domain.n_volumes += 1
-        self._inodes = InodeCache(lambda: domain.limits.warm_inodes // max(1, domain.n_volumes))
-        # Paths of which what is cached may be older than what we know of: the label of the version that the
-        # origin has named since, or None.  Another process may put an older one back into the cache any time.
-        self._outdated: dict[str, bytes | None] = {}
-        self._distrusted: set[str] = set()  # the same for all paths that begin so, up to a slash, or all
-        self._questions: set[_Question] = set()  # to the origin, under way
+        self._inodes = InodeCache(domain)
+        self.outdated_paths = OutdatedPaths()
+        self._origin = OriginLookup(self)
         self.closed = False
         self._busy: set[trio.CancelScope] = set()  # what uses the adapter, or the volume's cookie
         self._rested = trio.lowlevel.ParkingLot()  # woken when something of that ends
         self.changes = Changes(self)
-        self._absent: dict[str, float] = {}  # path -> trio time until which it is known not to exist
         self.stale_paths: set[str] = set()  #: files counted by ``stats.stale_served``, the first of them
 
     def __repr__(self) -> str:
@@ -174,7 +144,7 @@ class Volume:
         """
         if not self.coherency.offline:
             try:
-                return self.netfs.get_attr(await self._ask(path))
+                return self.netfs.get_attr(await self._origin.look_up(path))
             except OriginUnreachableError:
                 if not self.coherency.stale_if_error:
                     raise
@@ -244,9 +214,11 @@ class Volume:
 
     async def invalidate(self, path: str) -> None:
         """See to it that nothing cached of a file is used again.  Files that are open keep their version."""
-        self._absent.pop(path, None)
+        self._origin.forget(path)
         file = self.netfs.name_file(self.data, path)
-        await self._retire(CookieType.DATA, self.netfs.get_key(file), self._caches_for(file))
+        await self._retire(
+            CookieType.DATA, self.netfs.get_key(file), volume_index.caches_for(self.cookie, file)
+        )
 
     async def invalidate_below(self, prefix: str = "") -> int:
         """`invalidate` every file whose path begins with ``prefix``; returns how many were cached.
@@ -260,27 +232,11 @@ class Volume:
         # Of a name with one letter more: an adapter may drop a slash at the end, and /d is no prefix for /d/.
         longer = self.netfs.get_key(self.netfs.name_file(self.data, f"{prefix}x")) if prefix else b"x"
         begins = longer[:-1]
-        stored = await self._stored_keys()
+        stored = await volume_index.stored_keys(self.cookie)
         below = [(kind, key) for kind, key in stored if key.startswith(begins) or key.startswith(b"\0")]
         for kind, key in below:
             await self._retire(kind, key, stored[kind, key])
         return len(below)
-
-    async def _stored_keys(self) -> dict[tuple[int, bytes], list[Cache]]:
-        """What is stored below the volume, and in which caches."""
-        stored: dict[tuple[int, bytes], list[Cache]] = {}
-        for cache in list(self.domain.caches):
-            obj = await self.cookie.index_object(cache)
-            if obj is None:
-                continue
-            for child in await object_request.child_keys(obj):
-                stored.setdefault(child, []).append(cache)
-        return stored
-
-    def _caches_for(self, file: object) -> Sequence[Cache]:
-        """Every cache: first the one in which this file would be stored."""
-        chosen = choose_cache(self.cookie, file)
-        return sorted(self.domain.caches, key=lambda cache: cache is not chosen)
 
     async def _retire(self, kind: int, key: bytes, caches: Sequence[Cache]) -> None:
         """Delete what caches have stored under a key, whoever may be reading it.
@@ -290,25 +246,8 @@ class Volume:
         self.check_open()
         with self.under_way() as scope:
             scope.shield = True
-            for cache in caches:
-                self._disown(kind, key)
-                cookie = acquire_cookie(self.domain, self.cookie, _by_key(kind), key, cache=cache)
-                cookie.supersede()  # others may open, or retire, the same file meanwhile
-                if kind == CookieType.INDEX:
-                    await cookie.index_object(cache)
-                objects = list(cookie.objects)
-                await cookie.wait_lookup()
-                await cookie.relinquish(retire=True)
-                for obj in objects:
-                    await obj.wait_dead()
-        self._disown(kind, key)  # who opened it meanwhile may have found what was to go
+            await volume_index.retire(self.cookie, kind, key, caches)
         await trio.lowlevel.checkpoint_if_cancelled()
-
-    def _disown(self, kind: int, key: bytes) -> None:
-        """Let the next open of a file take none of what is in use now."""
-        holder = self.cookie.children.get((kind, key))
-        if holder is not None and isinstance(holder.netfs_data, Inode):
-            holder.netfs_data.become_stale()
 
     # -- for files -----------------------------------------------------------------------
 
@@ -325,9 +264,7 @@ class Volume:
                 raise OfflineError(f"{self.named(path)}: offline, and it is not cached")
             return inode
         # What the origin was found to have replaced is not adopted again, however long its ttl.
-        adopts = coherency.mode is not CoherencyMode.ALWAYS and (
-            self._outdated.get(path) is not None or not self._is_outdated(path)
-        )
+        adopts = coherency.mode is not CoherencyMode.ALWAYS and self.outdated_paths.may_adopt(path)
         try:
             adopted = await self._adopt(path) if adopts else None
         except PluginError as error:  # what is cached cannot be found; the origin has it all the same
@@ -338,13 +275,13 @@ class Volume:
                 return self._opened(adopted)
             checked_at = time.time()
             try:
-                netfs_data = await self._ask(path)
+                netfs_data = await self._origin.look_up(path)
             except OriginUnreachableError as error:
                 if not coherency.stale_if_error or (inode := await self._adopt(path)) is None:
                     raise
                 log.warning("%s: served from the cache: %s", self.named(path), error)
                 self.stats.stale_served += 1
-                if len(self.stale_paths) < MAX_NAMES:
+                if len(self.stale_paths) < MAX_STALE_PATHS:
                     self.stale_paths.add(path)
                 return inode
             return self.open_version(path, netfs_data, checked_at)
@@ -392,26 +329,16 @@ class Volume:
 
     def settle_inode(self, inode: Inode) -> None:
         """See to an inode whose last reader is gone."""
-        if not inode.n_open and not self.closed:
-            inode.closed()
-            for cold in self._inodes.settle(inode):
-                self._evict(cold)
+        self._inodes.settle(inode)
 
     def outdated(self, inode: Inode) -> None:
         """Let the next open of this path ask the origin."""
         self._note_outdated(inode.path, None)
-        self._forget(inode)
-
-    def _forget(self, inode: Inode) -> None:
-        """Let the next open of this path look for itself."""
-        if self._inodes.forget(inode):
-            self._evict(inode)
+        self._inodes.forget(inode)
 
     def changed(self, path: str) -> None:
         """Let the next open of a path ask the origin: it was changed there, or may have been."""
-        self._absent.pop(path, None)
-        for question in self._questions:
-            question.outdated |= question.path == path
+        self._origin.changed(path)
         inode = self._inodes.newest(path)
         if inode is not None:
             inode.become_stale()
@@ -420,37 +347,19 @@ class Volume:
 
     def changed_below(self, prefix: str) -> None:
         """`changed` for every path in use, or changed before, that begins with ``prefix``."""
-        self._absent.clear()
-        for question in self._questions:
-            question.outdated |= question.path.startswith(prefix)
+        self._origin.changed_below(prefix)
         for inode in self._inodes.below(prefix):
             inode.become_stale()
-        for path in self._outdated:
-            if path.startswith(prefix):
-                self._outdated[path] = None
+        self.outdated_paths.note_below(prefix)
 
     def distrust_below(self, prefix: str) -> None:
         """`changed` for every path that begins with ``prefix``, which ends with a slash, cached or in use."""
-        self._distrusted.add(prefix)
+        self.outdated_paths.distrust_below(prefix)
         self.changed_below(prefix)
 
-    def doubts(self, path: str, aux: bytes) -> bool:
-        """Whether the origin is known to have had another version than the one labelled so."""
-        return self._outdated.get(path, aux) not in (aux, None)
-
-    def _is_outdated(self, path: str) -> bool:
-        if path in self._outdated:
-            return True
-        ends = (at + 1 for at, letter in enumerate(path) if letter == "/") if self._distrusted else ()
-        return "" in self._distrusted or any(path[:end] in self._distrusted for end in ends)
-
     def _note_outdated(self, path: str, aux: bytes | None) -> None:
-        if self.coherency.mode is CoherencyMode.ALWAYS:
-            return  # the origin is asked anyway
-        self._outdated[path] = aux
-        if len(self._outdated) + len(self._distrusted) > MAX_NAMES:
-            self._outdated.clear()
-            self._distrusted = {""}
+        if self.coherency.mode is not CoherencyMode.ALWAYS:  # else the origin is asked anyway
+            self.outdated_paths.note(path, aux)
 
     def check_open(self) -> None:
         """Raise `CallerError` after `close`."""
@@ -468,17 +377,7 @@ class Volume:
         """
         self.closed = True
         self.domain.n_volumes -= 1
-        for inode in self._inodes.everything():
-            for fetch in list(inode.fetches):
-                fetch.give_up()
-        for inode in self._inodes.everything():
-            inode.closed()
-            for fetch in list(inode.fetches):
-                await fetch.wait_over()
-            if store:
-                await inode.wait_stored()
-                await inode.keep_check_time()
-            await inode.evict()
+        await self._inodes.close(store=store)
         for scope in self._busy:
             if not scope.shield:
                 scope.cancel()
@@ -510,42 +409,10 @@ class Volume:
 
     # -- inside --------------------------------------------------------------------------
 
-    async def _ask(self, path: str) -> object:
-        """Ask the origin, minding its recent "no such file"; once more if we change the file meanwhile."""
-        self.check_open()
-        until = self._absent.get(path)
-        if until is not None:
-            if trio.current_time() < until:
-                raise OriginNotFoundError(f"{self.named(path)}: no such file (as of a short while ago)")
-            del self._absent[path]
-        while True:
-            self.check_open()
-            question = _Question(path)
-            self._questions.add(question)
-            self.stats.origin_checks += 1
-            try:
-                with self.under_way():
-                    answer = await self.netfs.call("look_up", self.netfs.look_up, self.data, path)
-                    if question.outdated:
-                        continue
-                    return answer
-                raise self.closed_error()
-            except OriginNotFoundError:
-                if question.outdated:
-                    continue
-                if self.coherency.negative_ttl_seconds:
-                    self._absent.pop(path, None)
-                    self._absent[path] = trio.current_time() + self.coherency.negative_ttl_seconds
-                    if len(self._absent) > MAX_NAMES:
-                        del self._absent[next(iter(self._absent))]  # the oldest
-                raise
-            finally:
-                self._questions.remove(question)
-
     def open_version(self, path: str, netfs_data: object, checked_at: float) -> Inode:
         """The inode for what the origin just described: the one in use if it is that version."""
         self.check_open()
-        if self._is_outdated(path):
+        if path in self.outdated_paths:
             with suppress(PluginError):  # without a label it is asked for again: the cache has none either
                 self._note_outdated(path, self.netfs.get_aux(netfs_data))
         attributes = self.netfs.get_attr(netfs_data)
@@ -572,7 +439,7 @@ class Volume:
         if inode is not None and inode.attributes is not None:
             return self._opened(inode)
         file = self.netfs.name_file(self.data, path)
-        for cache in self._caches_for(file):
+        for cache in volume_index.caches_for(self.cookie, file):
             inode = self._inodes.newest(path)  # somebody else may be looking, too
             if inode is not None:
                 self._inodes.hold(inode)
@@ -589,7 +456,7 @@ class Volume:
         try:
             if inode.attributes is not None or await inode.wait_adopted():
                 return self._attached(inode)
-            self._forget(inode)
+            self._inodes.forget(inode)
             inode.cookie.supersede()
         except BaseException:
             self.close_inode(inode)
@@ -606,17 +473,3 @@ class Volume:
         if not inode.cookie.objects and inode.cookie.enabled and inode.attributes is not None:
             inode.cookie.acquire_objects()
         return inode
-
-    def _evict(self, inode: Inode) -> None:
-        if self.closed:
-            return  # `close` sees to it
-
-        async def evict() -> None:
-            await inode.wait_stored()
-            await inode.keep_check_time()
-            await inode.evict()
-            self._inodes.evicted(inode)
-
-        # Its key is free at once, so that it can be opened again while this one is put away.
-        inode.cookie.supersede()
-        self.domain.spawn(evict, f"evict {inode.path}")

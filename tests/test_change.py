@@ -395,7 +395,7 @@ async def test_what_another_process_still_has_of_before_a_change_is_not_believed
 async def test_however_many_names_change_nothing_old_is_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("fscache_core.volume.MAX_NAMES", 3)
+    monkeypatch.setattr("fscache_core.outdated_paths.MAX_OUTDATED", 3)
     faults, names = Faults(), [f"file://{tmp_path}/{n}" for n in range(8)]
     async with open_fscache(coherency="immutable", limits=Limits(warm_inodes=0)) as fscache:
         await fscache.add_cache(MemoryBackend())

@@ -372,7 +372,7 @@ async def test_an_invalidation_cancelled_at_any_step_leaves_the_file_to_be_opene
 async def test_names_that_are_missing_are_not_remembered_without_bound(
     fscache_http_origin: CountingOrigin, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("fscache_core.volume.MAX_NAMES", 3)
+    monkeypatch.setattr("fscache_core.origin_lookup.MAX_ABSENT", 3)
     origin = fscache_http_origin
     async with open_fscache(coherency=Coherency(negative_ttl_seconds=600)) as fscache:
         for number in range(5):
