@@ -283,7 +283,7 @@ class BlockingFsCache:
         # A file that is warm and need not be checked is opened here, without a trip through the loop.
         if (known := self._known.get(url)) is not None and self._loop.is_ours:
             volume, path = known
-            if (inode := volume.open_warm(path)) is not None:
+            if (inode := volume.namei.open_warm(path)) is not None:
                 volume.stats.opens += 1
                 return BlockingFile(self, File(volume, inode, reopen=reopen == "auto"), url)
 

@@ -105,21 +105,21 @@ class Changes:
         async with self._changing(path, new_path):
             await volume.netfs.call("rename", volume.netfs.rename, volume.data, path, new_path)
             for name in (path, new_path):
-                volume.changed(name)
+                volume.namei.changed(name)
                 await volume.invalidate(name)
                 # A backend may have no list of what it has.
                 try:
                     await volume.invalidate_below(_below(name))
                 except UnsupportedError:
-                    volume.distrust_below(_below(name))
+                    volume.namei.distrust_below(_below(name))
 
     async def unlink(self, path: str) -> None:
         """Remove a file or symbolic link, and what is cached of it."""
         volume = self._volume
         async with self._changing(path):
             await volume.netfs.call("unlink", volume.netfs.unlink, volume.data, path)
-            volume.changed(path)
-            volume.changed_below(_below(path))  # it may have been a link to a directory
+            volume.namei.changed(path)
+            volume.namei.changed_below(_below(path))  # it may have been a link to a directory
             await volume.invalidate(path)
 
     async def mkdir(self, path: str, mode: int) -> None:
@@ -127,36 +127,37 @@ class Changes:
         volume = self._volume
         async with self._changing(path):
             await volume.netfs.call("mkdir", volume.netfs.mkdir, volume.data, path, mode)
-            volume.changed(path)
+            volume.namei.changed(path)
 
     async def rmdir(self, path: str) -> None:
         """Remove an empty directory."""
         volume = self._volume
         async with self._changing(path):
             await volume.netfs.call("rmdir", volume.netfs.rmdir, volume.data, path)
-            volume.changed(path)
+            volume.namei.changed(path)
 
     async def symlink(self, target: str, path: str) -> None:
         """Make ``path`` a symbolic link to ``target``, which is not interpreted."""
         volume = self._volume
         async with self._changing(path):
             await volume.netfs.call("symlink", volume.netfs.symlink, volume.data, target, path)
-            volume.changed(path)
-            volume.distrust_below(_below(path))  # of which there may have been another link of that name
+            volume.namei.changed(path)
+            # There may have been another link of that name.
+            volume.namei.distrust_below(_below(path))
 
     async def chmod(self, path: str, mode: int) -> None:
         """Set permission bits."""
         volume = self._volume
         async with self._changing(path):
             await volume.netfs.call("chmod", volume.netfs.chmod, volume.data, path, mode)
-            volume.changed(path)
+            volume.namei.changed(path)
 
     async def utimens(self, path: str, atime_ns: int, mtime_ns: int) -> None:
         """Set access and modification time, nanoseconds since the epoch."""
         volume = self._volume
         async with self._changing(path):
             await volume.netfs.call("utimens", volume.netfs.utimens, volume.data, path, atime_ns, mtime_ns)
-            volume.changed(path)
+            volume.namei.changed(path)
 
     # -- inside --------------------------------------------------------------------------
 
@@ -179,8 +180,9 @@ class Changes:
                     yield
                 except BaseException:
                     for path in paths:
-                        volume.changed(path)
-                        volume.distrust_below(_below(path))  # it may be a directory, renamed all the same
+                        volume.namei.changed(path)
+                        # It may be a directory, renamed all the same.
+                        volume.namei.distrust_below(_below(path))
                     raise
                 return
         raise volume.closed_error()
@@ -200,15 +202,15 @@ class Changes:
     async def _adopt(self, path: str, netfs_data: object, content: Bytes | None) -> FileAttributes:
         """Make what the origin has now the version to open, and store its content if that is known."""
         volume = self._volume
-        volume.changed(path)
-        inode = volume.open_version(path, netfs_data, time.time())
+        volume.namei.changed(path)
+        inode = volume.namei.open_version(path, netfs_data, time.time())
         try:
             if content is not None and len(content) == inode.size:
                 await _store(inode, content)
             assert inode.attributes is not None
             return inode.attributes
         finally:
-            volume.close_inode(inode)
+            volume.icache.close(inode)
 
 
 class _Stream:

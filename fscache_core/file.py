@@ -204,18 +204,18 @@ class File:
         async with self._reopening:  # several tasks may have met the change at once
             if self._decided:
                 return self._decided[None] is not stale
-            inode = await self.volume.open_inode(stale.path)
+            inode = await self.volume.namei.open(stale.path)
             if (
                 self._closed
                 or (self._told_size and inode.size != stale.size)
                 or not self.decide(inode)  # meanwhile somebody got bytes that had been fetched before
             ):
-                self.volume.close_inode(inode)
+                self.volume.icache.close(inode)
                 return False
             self.inode = inode
             self._window.rest()
             self._window = Window(self.volume.readahead)
-            self.volume.close_inode(stale)
+            self.volume.icache.close(stale)
             return True
 
     async def stream(self, offset: int = 0) -> AsyncIterator[memoryview]:
@@ -262,7 +262,7 @@ class File:
         if not self._closed:
             self._closed = True
             self._window.rest()
-            self.volume.close_inode(self.inode)
+            self.volume.icache.close(self.inode)
 
     def close_warm(self) -> bool:
         """`close_now` from any thread, once bytes were handed out.
@@ -272,11 +272,11 @@ class File:
         assert self._version is not None
         self._closed = True
         self._window.rest()
-        return self.volume.close_warm(self._version)
+        return self.volume.icache.release(self._version)
 
     def settle(self) -> None:
         """The rest of `close_warm`."""
-        self.volume.settle_inode(self.inode)
+        self.volume.icache.settle(self.inode)
 
     async def __aenter__(self) -> File:
         return self

@@ -47,7 +47,7 @@ class InodeCache:
             return inode
 
     def release(self, inode: Inode) -> bool:
-        """Undo one open.  True if it was the last one and `settle` is to be called in the trio thread."""
+        """`close` from any thread; True if the trio thread must call `settle`."""
         with self._lock:
             inode.n_open -= 1
             if inode.n_open:
@@ -83,6 +83,11 @@ class InodeCache:
         with self._lock:
             inode.n_open += 1
             self._warm.pop(inode.path, None)
+
+    def close(self, inode: Inode) -> None:
+        """Undo one open.  The newest version of a file stays warm for a while."""
+        if self.release(inode):
+            self.settle(inode)
 
     def settle(self, inode: Inode) -> None:
         """See to an inode whose last reader is gone: it stays warm, or is evicted, or makes others be."""
@@ -131,7 +136,7 @@ class InodeCache:
         inode.cookie.supersede()
         self._domain.spawn(evict, f"evict {inode.path}")
 
-    async def close(self, *, store: bool) -> None:
+    async def close_all(self, *, store: bool) -> None:
         """Evict every inode, and nothing from now on.
 
         Args:

@@ -268,7 +268,7 @@ class Inode:
         if not self.stale:
             self.stale = True
             self.cookie.supersede()
-            self.volume.outdated(self)
+            self.volume.namei.outdated(self)
 
     # -- fetching ------------------------------------------------------------------------
 
