@@ -191,7 +191,7 @@ def _cull_all(session: Session) -> None:
     for name in ("small", "large", "empty"):
         place = Place(index, cook_key(name.encode(), 1))
         try:
-            work.namei.cull(place)
+            work.removal.cull(place)
         except OSError as error:
             if error.errno == errno.EIO:
                 session.cache.io_error(str(error))

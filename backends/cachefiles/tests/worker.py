@@ -103,7 +103,7 @@ class Worker:
         """What a culler does to one object."""
         index = self.session.volume.object.index
         try:
-            self.session.backend._bound().namei.cull(Place(index, cook_key(name.encode(), 1)))
+            self.session.backend._bound().removal.cull(Place(index, cook_key(name.encode(), 1)))
         except OSError as error:
             if error.errno not in (errno.EBUSY, errno.ESTALE):
                 raise

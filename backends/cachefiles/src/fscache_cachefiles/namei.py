@@ -1,10 +1,8 @@
-"""Names: finding objects below ``cache/``, and burying them.
+"""Names: finding objects below ``cache/``.
 
 Every step is relative to a directory descriptor and follows no symbolic link.  Nothing is ever rewritten
-under its name: another version is another inode.  `creation` puts objects in place.
-
-Lock order: the container (hash) directory, then the ledger.  The container's lock is needed where a
-rename or a removal relies on what the name means; a link needs none, because it never replaces.
+under its name: another version is another inode.  `creation` puts objects in place, and `removal` takes
+them away.
 
 Source: the on-disk format, sections 4 and 5.
 """
@@ -18,19 +16,18 @@ import time
 from dataclasses import dataclass
 
 from fscache_cachefiles import xattr
-from fscache_cachefiles.admission import Admission
 from fscache_cachefiles.backing import Backing
 from fscache_cachefiles.bind import OPEN_DIRECTORY, Root
-from fscache_cachefiles.blockmap import BLOCK_SIZE, ENTRY_SIZE, block_count, seal_check, seed_of, time_check
+from fscache_cachefiles.blockmap import BLOCK_SIZE, ENTRY_SIZE, block_count, seal_check, seed_of
+from fscache_cachefiles.check_time import read_check_time
 from fscache_cachefiles.descriptors import Descriptors
-from fscache_cachefiles.graveyard import Graveyard, is_linked
+from fscache_cachefiles.graveyard import is_linked
 from fscache_cachefiles.key import ObjectKind, uncook_key
-from fscache_cachefiles.ledger import HASH_DIRECTORY, INDEX_DIRECTORY, weigh_small
-from fscache_cachefiles.lock import close_locked, try_own, try_share
+from fscache_cachefiles.lock import try_share
 from fscache_cachefiles.options import Verify
 from fscache_cachefiles.place import Index, Place
 from fscache_cachefiles.scan import walk_containers
-from fscache_cachefiles.xattr import NO_PIN, BadAttributeError, Checked, Label, Pin, Seal
+from fscache_cachefiles.xattr import NO_PIN, BadAttributeError, Label, Pin, Seal
 from fscache_core.errors import WorldError
 
 #: Objects of at most this size (bytes) are a single file.
@@ -78,16 +75,10 @@ class OpenedIndex:
 class Namei:
     """The objects of one bound cache directory.  Usable from any thread; blocks."""
 
-    def __init__(
-        self, root: Root, admission: Admission, graveyard: Graveyard, verify: Verify, descriptors: Descriptors
-    ) -> None:
+    def __init__(self, root: Root, verify: Verify, descriptors: Descriptors) -> None:
         self.descriptors = descriptors
         self._root = root
-        self._admission = admission
-        self._graveyard = graveyard
         self._verify = verify
-
-    # -- finding -------------------------------------------------------------------------
 
     def open_object(self, place: Place) -> Opened | Stale | None:
         """Open the data object at ``place`` and mark it as in use; None if nothing is there.
@@ -147,7 +138,7 @@ class Namei:
                 status = os.stat(name, dir_fd=directory, follow_symlinks=False)
                 if not _is_own_file(status) or status.st_size != size:
                     return Stale(inode, f"its {name} is not what it should be")
-                parts.append(_open_file(name, directory))
+                parts.append(open_file(name, directory))
             except FileNotFoundError:
                 return Stale(inode, f"it has no {name}")
             keep.callback(os.close, parts[-1])
@@ -216,7 +207,7 @@ class Namei:
                 if stat.S_ISDIR(status.st_mode) and status.st_uid == os.geteuid():
                     descriptor = os.open(place.name, OPEN_DIRECTORY, dir_fd=container)
                 elif stat.S_ISREG(status.st_mode) and status.st_uid == os.geteuid():
-                    descriptor = _open_file(place.name, container)
+                    descriptor = open_file(place.name, container)
                 else:
                     raise ForeignEntryError(f"{place.path}: something foreign where an object belongs")
                 if try_share(descriptor) and is_linked(descriptor, container, place.name):
@@ -280,143 +271,14 @@ class Namei:
             descriptor = below
         return descriptor
 
-    # -- removing ------------------------------------------------------------------------
-
-    def bury(self, place: Place, inode: int) -> str | None:
-        """Take an object away from its name, also while others use it.
-
-        Args:
-          inode: which one; if something else has the name by now, that stays.
-
-        Returns:
-          The name of its grave, if it has one: reap it when it is not in use any more.
-
-        Raises:
-          OSError: as unlink and rename.
-        """
-        grave = None
-        container = self.open_container(place)
-        if container is None:
-            return None
-        try:
-            fcntl.flock(container, fcntl.LOCK_EX)
-            status = os.stat(place.name, dir_fd=container, follow_symlinks=False)
-            if status.st_ino == inode:
-                if stat.S_ISDIR(status.st_mode):
-                    grave = self._graveyard.bury_directory(container, place.name)
-                else:
-                    with self._admission.ledger.removal(weigh_small(status.st_size)):
-                        os.unlink(place.name, dir_fd=container)
-        except FileNotFoundError:
-            pass
-        finally:
-            close_locked(container)
-        return grave
-
-    def cull(self, place: Place) -> None:
-        """Evict an object for its space.  Its label goes first, so that a crash leaves it stale.
-
-        Raises:
-          OSError: EBUSY (in use, or pinned), ESTALE (not there any more), or as the filesystem says.
-        """
-        container = self.open_container(place)
-        if container is None:
-            raise OSError(errno.ESTALE, f"{place.path} is not there any more")
-        try:
-            status = os.stat(place.name, dir_fd=container, follow_symlinks=False)
-            if stat.S_ISDIR(status.st_mode):
-                descriptor = os.open(place.name, OPEN_DIRECTORY, dir_fd=container)
-            else:
-                descriptor = _open_file(place.name, container)
-            try:
-                if not try_own(descriptor) or not is_linked(descriptor, container, place.name):
-                    raise OSError(errno.EBUSY, f"{place.path} is in use")
-                if (xattr.read_pin(descriptor) or NO_PIN).pinned:
-                    raise OSError(errno.EBUSY, f"{place.path} is pinned")
-                xattr.remove_label(descriptor)
-                grave = self.bury(place, status.st_ino)
-            finally:
-                close_locked(descriptor)
-        except FileNotFoundError as error:
-            raise OSError(errno.ESTALE, f"{place.path} is not there any more") from error
-        finally:
-            os.close(container)
-        self.prune(place)
-        if grave is not None:
-            self._graveyard.reap_grave(grave)
-
-    def prune(self, place: Place) -> None:
-        """Remove the containers of a place, as far as they are empty."""
-        names = place.container
-        while names:
-            path = "/".join(names)
-            try:
-                with self._admission.ledger.removal(HASH_DIRECTORY):
-                    os.rmdir(path, dir_fd=place.index.descriptor)
-            except OSError as error:
-                if error.errno in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOENT, errno.ENOTDIR, errno.EBUSY):
-                    return
-                raise
-            names.pop()
-
-    def remove_empty_index(self, place: Place, inode: int) -> bool:
-        """Remove an index that nobody uses and nothing is below.  The caller must not use it any more."""
-        container = self.open_container(place)
-        if container is None:
-            return False
-        try:
-            fcntl.flock(container, fcntl.LOCK_EX)
-            descriptor = os.open(place.name, OPEN_DIRECTORY, dir_fd=container)
-            try:
-                if os.fstat(descriptor).st_ino != inode or not try_own(descriptor):
-                    return False
-                with self._admission.ledger.removal(INDEX_DIRECTORY):
-                    os.rmdir(place.name, dir_fd=container)
-            finally:
-                close_locked(descriptor)
-        except OSError as error:
-            if error.errno in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
-                return False
-            raise
-        finally:
-            close_locked(container)
-        self.prune(place)
-        return True
-
-
-def read_check_time(backing: Backing, label: Label) -> float:
-    """When the origin last confirmed this version; 0.0 if that is not known."""
-    try:
-        checked = xattr.read_checked(backing.descriptor)
-    except (BadAttributeError, OSError):
-        return 0.0
-    if checked is None or checked.check != time_check(backing.seed, label.pack(), checked.time):
-        return 0.0
-    return checked.time
-
-
-def write_check_time(backing: Backing, label: Label, check_time: float) -> None:
-    """Note it if that can be done: without it the origin is asked once more."""
-    checked = Checked(check_time, time_check(backing.seed, label.pack(), check_time))
-    try:
-        xattr.write_checked(backing.descriptor, checked)
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
-            raise
-
-
-def touch(descriptor: int) -> None:
-    """Make an entry the most recently used, whatever the mount options say of access times."""
-    status = os.fstat(descriptor)
-    os.utime(descriptor, ns=(time.time_ns(), status.st_mtime_ns))
-
 
 def _is_own_file(status: os.stat_result) -> bool:
     # A second link means that somebody can change the content through another name.
     return stat.S_ISREG(status.st_mode) and status.st_uid == os.geteuid() and status.st_nlink == 1
 
 
-def _open_file(name: str, directory: int) -> int:
+def open_file(name: str, directory: int) -> int:
+    """Open a file for reading and, where the filesystem allows it, writing; nothing else is waited for."""
     try:
         return os.open(name, OPEN_FILE, dir_fd=directory)
     except OSError as error:

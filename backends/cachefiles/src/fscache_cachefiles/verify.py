@@ -18,6 +18,7 @@ from fscache_cachefiles.key import ObjectKind, uncook_key
 from fscache_cachefiles.ledger import NOTHING, Ledger, Weight
 from fscache_cachefiles.namei import BusyError, ForeignEntryError, Namei, Opened, Stale
 from fscache_cachefiles.place import Index, Place
+from fscache_cachefiles.removal import Removal
 from fscache_cachefiles.scan import names_in, raise_if_exhausted, walk
 from fscache_core.folio import PAGE_SHIFT
 
@@ -63,6 +64,7 @@ class Verification:
         self,
         cache: int,
         namei: Namei,
+        removal: Removal,
         graveyard: Graveyard,
         ledger: Ledger,
         *,
@@ -71,6 +73,7 @@ class Verification:
     ) -> None:
         self._cache = cache
         self._namei = namei
+        self._removal = removal
         self._graveyard = graveyard
         self._ledger = ledger
         self._repair = repair
@@ -99,7 +102,7 @@ class Verification:
             self._check_container(index, index.descriptor, name)
             if self._repair:
                 with contextlib.suppress(OSError):
-                    self._namei.prune(Place(index, f"{name}/D"))
+                    self._removal.prune(Place(index, f"{name}/D"))
 
     def _check_container(self, index: Index, above: int, cooked: str) -> None:
         """One ``@`` or ``+`` directory; ``cooked`` is its path below the index."""
@@ -199,12 +202,7 @@ class Verification:
     # -- what is wrong -------------------------------------------------------------------
 
     def _stale(self, place: Place, found: Stale) -> None:
-        def remove() -> None:
-            grave = self._namei.bury(place, found.inode)
-            if grave is not None:
-                self._graveyard.reap_grave(grave)
-
-        self._note(place.path, found.fault, remove)
+        self._note(place.path, found.fault, lambda: self._removal.delete(place, found.inode))
 
     def _stray(self, container: int, name: str, path: str, fault: str) -> None:
         """Something that no cache makes: unlinked, or buried if it is a directory; never followed."""
