@@ -8,19 +8,27 @@ import signal
 import subprocess
 import sys
 import threading
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 import pytest
 import trio
+import trio.testing
 
 from fscache_core import Readahead, blocking, open_fscache
 from fscache_core.domain import Limits
+from fscache_core.hookspecs import netfs_hook
+from fscache_core.testing.faulty import Faults, Hang
+from fscache_core.testing.one_file import OneFile
 from fscache_memory import MemoryBackend
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
     from pathlib import Path
 
+    from fscache_core import File
     from fscache_core.testing.http_origin import CountingOrigin
+    from fscache_core.volume import Volume
 
 MIB = 1 << 20
 SIZE = 8 * MIB + 12_345
@@ -175,26 +183,72 @@ def test_when_the_process_that_fetches_is_killed_the_others_go_on_where_it_stopp
     assert origin.bytes_sent < 32 * MIB + 2 * window + 2 * MIB
 
 
+class Slow(OneFile):
+    """Gives a MiB of the range when it is told to."""
+
+    name = "slow"
+
+    def __init__(self, data: bytes) -> None:
+        super().__init__(data)
+        self.asked: list[tuple[int, int]] = []
+        self.begun = trio.Event()
+        self.given = [trio.Event() for _ in range(0, len(data), MIB)]
+
+    @netfs_hook
+    async def fetch(
+        self, netfs_data: object, offset: int, buffer: memoryview, arrived: Callable[[int], None]
+    ) -> None:
+        self.asked.append((offset, len(buffer)))
+        self.begun.set()
+        for at in range(0, len(buffer), MIB):
+            await self.given[(offset + at) // MIB].wait()
+            await super().fetch(netfs_data, offset + at, buffer[at : at + MIB], arrived)
+            arrived(at + MIB)
+
+
+async def wait_stored(volume: Volume, size: int) -> None:
+    while True:
+        status = await volume.status("file")
+        if status is not None and status.cached_size == size:
+            return
+        await trio.sleep(0.01)
+
+
 async def test_who_waits_for_a_slow_fetch_of_another_waits_as_long_as_bytes_arrive(
-    fscache_http_origin: CountingOrigin, tmp_path: Path
+    tmp_path: Path, mock_clock: trio.testing.MockClock
 ) -> None:
-    origin = fscache_http_origin
-    size = 12 * MIB
-    data = make(origin, size)
-    origin.rate = MIB
-    limits = Limits(hook_seconds=8.0)  # less than the fetch takes, which is one request
-    readahead = Readahead(fetch_size=size, max_size=size)
+    size = 16 * MIB
+    data = random.Random(5).randbytes(size)
+    origin, faults = Slow(data), Faults()
+    mock_clock.rate = 1
+    limits, began = Limits(), trio.current_time()
 
-    async def reader() -> None:
+    @asynccontextmanager
+    async def opened() -> AsyncIterator[File]:  # to the locks on files each is another process
+        readahead = Readahead(fetch_size=size, max_size=size)
         async with open_fscache(limits=limits, readahead=readahead) as fscache:
-            await fscache.add_cache("cachefiles", dir=str(tmp_path / "cache"))
-            async with await fscache.open_file(origin.url("a")) as file:
-                assert await file.read(0, size) == data
+            await fscache.add_cache("cachefiles", dir=str(tmp_path / "cache"), wrappers=[faults])
+            fscache.add_netfs(origin)
+            async with await fscache.open_file("slow://file") as file:
+                yield file
 
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(reader)
-        nursery.start_soon(reader)  # to the locks on files it is another process
-    assert origin.bytes_sent == size
+    async def read(file: File) -> None:
+        assert await file.read(0, size) == data
+
+    async with opened() as first, opened() as other, trio.open_nursery() as nursery:
+        nursery.start_soon(read, first)
+        await origin.begun.wait()
+        waiting = faults.arm("lock_pages", Hang())
+        nursery.start_soon(read, other)
+        await waiting.wait_hit()
+        waiting.release()
+        for n_given, event in enumerate(origin.given, 1):
+            event.set()
+            await wait_stored(other.volume, n_given * MIB)
+            # A fraction of what a hook may take: none that is under way has to end before the next piece.
+            mock_clock.jump(limits.hook_seconds / 8)
+    assert trio.current_time() - began > 2 * limits.hook_seconds
+    assert origin.asked == [(0, size)]
 
 
 @pytest.mark.parametrize("piece", [100_001, 333_333, MIB])
