@@ -38,9 +38,7 @@ class OutdatedPaths:
     def note(self, path: str, aux: bytes | None) -> None:
         """Note that what is cached is old, unless it is labelled ``aux``."""
         self._labels[path] = aux
-        if len(self._labels) + len(self._below) > MAX_OUTDATED:
-            self._labels.clear()
-            self._below = {""}
+        self._limit()
 
     def note_below(self, prefix: str) -> None:
         """Note that of the paths known already those that begin with ``prefix`` have changed once more."""
@@ -51,3 +49,9 @@ class OutdatedPaths:
     def distrust_below(self, prefix: str) -> None:
         """Note every path that begins with ``prefix``, which ends with a slash."""
         self._below.add(prefix)
+        self._limit()
+
+    def _limit(self) -> None:
+        if len(self._labels) + len(self._below) > MAX_OUTDATED:
+            self._labels.clear()
+            self._below = {""}

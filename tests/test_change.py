@@ -25,6 +25,7 @@ from fscache_core import (
     blocking,
     open_fscache,
 )
+from fscache_core.outdated_paths import OutdatedPaths
 from fscache_core.testing.faulty import Fail, Faults, Hang
 from fscache_memory import MemoryBackend
 
@@ -408,6 +409,18 @@ async def test_however_many_names_change_nothing_old_is_read(
                 await fscache.put_file(name, b"new")
         for name in names:
             assert await read_all(fscache, name) == b"new"
+
+
+def test_of_too_many_directories_that_changed_all_paths_are_outdated(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fscache_core.outdated_paths.MAX_OUTDATED", 3)
+    outdated = OutdatedPaths()
+    for n in range(3):
+        outdated.distrust_below(f"/{n}/")
+    assert "/2/a" in outdated
+    assert "/3/a" not in outdated
+    outdated.distrust_below("/4/")
+    assert "/2/a" in outdated
+    assert "/3/a" in outdated
 
 
 async def test_an_open_file_does_not_stand_for_another(tmp_path: Path, url: str) -> None:
