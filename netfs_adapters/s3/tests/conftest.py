@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from fscache_core.testing.http_origin import CountingOrigin
 from netfs_s3 import S3Netfs
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Iterator
 
     from fscache_core.testing.s3_server import S3Server
     from netfs_s3.bucket import Bucket
@@ -20,6 +21,10 @@ if TYPE_CHECKING:
 
 BUCKET = "netfs-s3-test"
 VERSIONED = "netfs-s3-test-versioned"
+
+#: What the server that misbehaves as told has.
+PATH = "photos/cat.jpg"
+DATA = os.urandom(1_500_000)
 
 
 @pytest.fixture(scope="session")
@@ -81,3 +86,17 @@ async def reading(url: str = f"s3://{BUCKET}", **options: str | float | bool) ->
         yield Reader(netfs, volume)
     finally:
         await netfs.close_volume(volume)
+
+
+@pytest.fixture
+def origin() -> Iterator[CountingOrigin]:
+    """Answers GET and HEAD of objects as S3 does, listings not at all, and misbehaves as told."""
+    with CountingOrigin({PATH: DATA}) as origin:
+        yield origin
+
+
+@pytest.fixture
+async def reader(origin: CountingOrigin) -> AsyncIterator[Reader]:
+    """Of that server; only a hang would reach its deadline."""
+    async with reading("s3://photos", endpoint=origin.url(), anonymous=True, deadline_seconds=900) as reader:
+        yield reader

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import TYPE_CHECKING
 
 import pytest
 import trio
@@ -21,26 +20,7 @@ from fscache_core.errors import (
 from fscache_core.hookspecs import Strength
 from fscache_core.testing.http_origin import CountingOrigin, Fault, Stall
 from fscache_core.testing.workspace import free_port
-from netfs_adapters.s3.tests.conftest import Reader, reading
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
-
-DATA = os.urandom(1_500_000)
-PATH = "photos/cat.jpg"
-
-
-@pytest.fixture
-def origin() -> Iterator[CountingOrigin]:
-    """Answers GET and HEAD of objects as S3 does, listings not at all, and misbehaves as told."""
-    with CountingOrigin({PATH: DATA}) as origin:
-        yield origin
-
-
-@pytest.fixture
-async def reader(origin: CountingOrigin) -> AsyncIterator[Reader]:
-    async with reading("s3://photos", endpoint=origin.url(), anonymous=True, deadline_seconds=20) as reader:
-        yield reader
+from netfs_adapters.s3.tests.conftest import DATA, PATH, Reader, reading
 
 
 def assert_one_line_naming(error: OriginError, *parts: str) -> None:
@@ -130,9 +110,9 @@ async def test_slow_progress_is_progress(origin: CountingOrigin, mock_clock: tri
 
 
 async def test_an_origin_that_comes_back_is_read_on(origin: CountingOrigin) -> None:
-    options: dict[str, str | bool] = {"endpoint": origin.url(), "anonymous": True}
+    options: dict[str, str | float] = {"endpoint": origin.url(), "anonymous": True, "deadline_seconds": 900}
     async with (
-        reading("s3://photos", connect_seconds=30, **options) as reader,
+        reading("s3://photos", connect_seconds=900, **options) as reader,
         reading("s3://photos", connect_seconds=0.5, **options) as hasty,
     ):
         file = await reader.look_up("cat.jpg")
@@ -167,18 +147,14 @@ async def test_a_busy_origin_is_reported_at_the_deadline(
 
 
 async def test_a_silent_origin_is_reported_at_the_deadline(
-    origin: CountingOrigin, autojump_clock: trio.testing.MockClock
+    origin: CountingOrigin, reader: Reader, autojump_clock: trio.testing.MockClock
 ) -> None:
-    options: dict[str, str | bool] = {"endpoint": origin.url(), "anonymous": True}
-    async with (
-        reading("s3://photos", **options) as patient,
-        reading("s3://photos", deadline_seconds=0.6, **options) as reader,
-    ):
-        aux = patient.netfs.get_aux(await patient.look_up("cat.jpg"))
-        file = reader.netfs.recall_file(reader.volume, "cat.jpg", aux, len(DATA))
+    aux = reader.netfs.get_aux(await reader.look_up("cat.jpg"))
+    async with reading("s3://photos", endpoint=origin.url(), anonymous=True, deadline_seconds=0.6) as hasty:
+        file = hasty.netfs.recall_file(hasty.volume, "cat.jpg", aux, len(DATA))
         origin.fault(PATH, Fault(stall=Stall(after=0)), times=1000)
         with pytest.raises(OriginTimeoutError) as raised:
-            await reader.fetch(file)
+            await hasty.fetch(file)
         assert_one_line_naming(raised.value, "no answer")
         assert len(origin.ranges_for(PATH)) > 1
 
@@ -318,12 +294,9 @@ async def test_a_server_without_ranges_is_an_error_that_says_so(
 # -- cancellation ------------------------------------------------------------------------------
 
 
-async def test_a_cancelled_fetch_ends_at_once_and_leaves_the_buffer_alone(origin: CountingOrigin) -> None:
-    async with reading("s3://photos", endpoint=origin.url(), anonymous=True, deadline_seconds=900) as reader:
-        await _cancel_a_fetch(origin, reader)
-
-
-async def _cancel_a_fetch(origin: CountingOrigin, reader: Reader) -> None:
+async def test_a_cancelled_fetch_ends_at_once_and_leaves_the_buffer_alone(
+    origin: CountingOrigin, reader: Reader
+) -> None:
     file = await reader.look_up("cat.jpg")
     stall = Stall(after=1_000_000)
     origin.fault(PATH, Fault(stall=stall))

@@ -10,30 +10,13 @@ import trio
 import trio.testing
 
 from fscache_core.errors import OriginError, OriginUnreachableError, StaleError
-from fscache_core.testing.http_origin import CountingOrigin, Fault, Stall
-from netfs_adapters.s3.tests.conftest import VERSIONED, Reader, reading
+from fscache_core.testing.http_origin import Fault, Stall
+from netfs_adapters.s3.tests.conftest import DATA, PATH, VERSIONED, Reader, reading
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
-
+    from fscache_core.testing.http_origin import CountingOrigin
     from fscache_core.testing.s3_server import S3Server
     from netfs_s3.netfs import S3File
-
-DATA = os.urandom(1_500_000)
-PATH = "photos/cat.jpg"
-
-
-@pytest.fixture
-def origin() -> Iterator[CountingOrigin]:
-    """Answers GET and HEAD of objects as S3 does, and misbehaves as told."""
-    with CountingOrigin({PATH: DATA}) as origin:
-        yield origin
-
-
-@pytest.fixture
-async def reader(origin: CountingOrigin) -> AsyncIterator[Reader]:
-    async with reading("s3://photos", endpoint=origin.url(), anonymous=True, deadline_seconds=900) as reader:
-        yield reader
 
 
 async def fetch_whole(reader: Reader, file: S3File, offset: int, size: int) -> bytes:
