@@ -215,12 +215,11 @@ def open_work(options: Options) -> Work:
         graveyard = Graveyard(root.graveyard, ledger)
         max_open = default_max_open() if options.max_open is None else options.max_open
         namei = Namei(root, options.verify, Descriptors(max_open))
-        work = Work(root, namei, Admission(guard, ledger), graveyard)
         graveyard.reap()
+        return Work(root, namei, Admission(guard, ledger), graveyard)
     except BaseException as error:
         root.close()
         if isinstance(error, OSError) and not isinstance(error, FscacheError):
             reason = error.strerror or str(error)
             raise CacheUnusableError(f"cache directory {root.path}: {reason}", errno=error.errno) from error
         raise
-    return work
