@@ -92,8 +92,13 @@ async def session(
 ) -> AsyncIterator[FsCache]:
     async with open_fscache(**options) as fscache:  # type: ignore[arg-type]
         await fscache.add_cache("cachefiles", dir=str(directory / "cache"))
-        endpoint = f"http://{proxy.host}:{proxy.port}"
-        fscache.add_netfs("s3", endpoint=endpoint, region="us-east-1", deadline_seconds=deadline_seconds)
+        fscache.add_netfs(
+            "s3",
+            endpoint=f"http://{proxy.host}:{proxy.port}",
+            region="us-east-1",
+            deadline_seconds=deadline_seconds,
+            connect_seconds=deadline_seconds,
+        )
         yield fscache
 
 
@@ -240,7 +245,10 @@ async def test_a_server_that_stalls_for_good_is_given_up_at_the_deadline(
 
 
 async def test_a_gateway_that_is_gone_for_a_while_is_waited_for(proxy: HttpProxy, tmp_path: Path) -> None:
-    async with session(proxy, tmp_path) as fscache, await fscache.open_file(URL) as file:
+    async with (
+        session(proxy, tmp_path, deadline_seconds=900) as fscache,
+        await fscache.open_file(URL) as file,
+    ):
         stall = Stall(after=MIB)
         proxy.fault(PATH, Fault(stall=stall))
         found: list[bytes] = []
