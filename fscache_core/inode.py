@@ -200,8 +200,7 @@ class Inode:
                         fetching.read_ahead(asked, ahead, window)
                         asked = ahead
                     # Of a range longer than a window, more as some of it comes.
-                    reach = page + min(n_pages, fetching.window_pages())
-                    if fetch.end < reach:
+                    if fetch.end < (reach := fetching.reach(page, n_pages)):
                         fetching.fetch_on(fetch.end << PAGE_SHIFT, reach << PAGE_SHIFT, window)
                     if not await self._wait_ready(fetch, page):
                         continue

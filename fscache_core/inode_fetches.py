@@ -82,6 +82,16 @@ class InodeFetches:
         share = max(SMALLEST_FETCH, self._volume.domain.fetch_room // 4)
         return min(share, max(limits.max_size, limits.fetch_size, PAGE_SIZE)) >> PAGE_SHIFT
 
+    def reach(self, page: int, n_pages: int) -> int:
+        """Index after the page up to which to fetch of a run while its first page is awaited.
+
+        At most a window further, and as a window moves on with each byte that comes, to where a fetch ends.
+        """
+        window = self.window_pages()
+        if n_pages <= window:
+            return page + n_pages
+        return (page + window) // self._step * self._step
+
     def start(self, page: int, n_pages: int, ahead: int, reader: Window) -> None:
         """Start fetching a gap, at most a window of it; and what lies ahead, if the reader wants that."""
         obj = self._inode.cookie.object
@@ -103,7 +113,7 @@ class InodeFetches:
         domain = self._volume.domain
         if domain.stores_size > domain.limits.store_size // 2 or self._volume.closed:
             return False
-        page, end = offset >> PAGE_SHIFT, page_count(min(ahead, self._inode.size))
+        page, end = page_count(offset), page_count(min(ahead, self._inode.size))
         end = min(end, page + (domain.fetch_room // 4 >> PAGE_SHIFT))
         known = PageRuns()
         for fetch in (*self.under_way, *self.kept):
@@ -112,9 +122,13 @@ class InodeFetches:
             self._start_run(first, n_pages, reader, ask_cache=True)
         return True
 
+    @property
+    def _step(self) -> int:
+        """Pages of the longest fetch."""
+        return max(1, self._volume.readahead.fetch_size >> PAGE_SHIFT)
+
     def _start_run(self, page: int, n_pages: int, reader: Window, *, ask_cache: bool) -> None:
-        domain = self._volume.domain
-        step = max(1, self._volume.readahead.fetch_size >> PAGE_SHIFT)
+        domain, step = self._volume.domain, self._step
         while n_pages > 0:
             # More than one end where the next reader's would, too.
             n = n_pages if n_pages <= step else step - page % step

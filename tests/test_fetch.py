@@ -237,3 +237,28 @@ async def test_of_a_range_longer_than_the_window_more_is_asked_for_as_some_comes
                 held.set()
     assert buffer == DATA
     assert without_gaps_or_overlaps(asked_for(origin))
+
+
+@pytest.mark.parametrize("seconds_per_piece", [0.001, 1.0])
+async def test_a_long_range_is_asked_for_in_whole_fetches_however_its_bytes_arrive(
+    seconds_per_piece: float, autojump_clock: trio.testing.MockClock
+) -> None:
+    class Dripping(Origin):
+        @netfs_hook
+        async def fetch(
+            self, netfs_data: object, offset: int, buffer: memoryview, arrived: Callable[[int], None]
+        ) -> None:
+            await super().fetch(netfs_data, offset, buffer, arrived)
+            for n_bytes in range(0, len(buffer), 64 << 10):
+                arrived(n_bytes)
+                await trio.sleep(seconds_per_piece)
+
+    origin, buffer = Dripping(), bytearray(SIZE)
+    async with open_fscache(readahead=READAHEAD) as fscache:
+        await fscache.add_cache(MemoryBackend())
+        fscache.add_netfs(origin, wrappers=[Faults()])
+        async with await fscache.open_file("origin://file") as file:
+            await file.readinto(0, memoryview(buffer))
+    assert buffer == DATA
+    assert without_gaps_or_overlaps(asked_for(origin))
+    assert [offset for offset, _ in asked_for(origin)] == list(range(0, SIZE, FETCH_SIZE))
