@@ -22,7 +22,7 @@ from weakref import WeakValueDictionary
 
 import trio
 
-from fscache_core.errors import CallerError, FscacheError, OfflineError, UnsupportedError
+from fscache_core.errors import CallerError, FscacheError, OfflineError, StaleError, UnsupportedError
 from fscache_core.folio import PAGE_SHIFT, Folio
 from fscache_core.outcome import ReadOutcome
 from fscache_core.page import alloc_page, write_page_nowait
@@ -67,8 +67,9 @@ class Changes:
     ) -> FileAttributes:
         """Create or replace a whole file; see `FsCache.put_file`."""
         volume, stream = self._volume, _Stream(source)
-        known = None if replaces is None else self._version(path, replaces)
         async with self._changing(path):
+            known = None if replaces is None else self._version(path, replaces)
+            self._overwrite(path)
             try:
                 async with aclosing(stream.pieces()) as pieces:
                     new = await volume.netfs.call(
@@ -86,6 +87,7 @@ class Changes:
             raise CallerError(f"{self._volume.named(path)}: offset {offset} is negative")
         async with self._changing(path):
             known = await self._known(path, replaces)
+            self._overwrite(path)
             netfs = self._volume.netfs
             new = await netfs.call("store", netfs.store, known, offset, memoryview(data).cast("B"))
             return await self._adopt(path, new, None)
@@ -96,6 +98,7 @@ class Changes:
             raise CallerError(f"{self._volume.named(path)}: size {size} is negative")
         async with self._changing(path):
             known = await self._known(path, replaces)
+            self._overwrite(path)
             netfs = self._volume.netfs
             return await self._adopt(path, await netfs.call("truncate", netfs.truncate, known, size), None)
 
@@ -103,6 +106,8 @@ class Changes:
         """Rename a file or directory, replacing a file of the new name."""
         volume = self._volume
         async with self._changing(path, new_path):
+            self._overwrite(path)
+            self._overwrite(new_path)
             await volume.netfs.call("rename", volume.netfs.rename, volume.data, path, new_path)
             for name in (path, new_path):
                 volume.namei.changed(name)
@@ -197,7 +202,14 @@ class Changes:
     def _version(self, path: str, replaces: File) -> object:
         if replaces.volume is not self._volume or replaces.inode.path != path:
             raise CallerError(f"{self._volume.named(path)} cannot replace another file, {replaces.inode}")
+        if replaces.inode.overwritten:
+            raise StaleError(f"{replaces.inode}: changed through this cache since it was opened")
         return replaces.inode.netfs_data
+
+    def _overwrite(self, path: str) -> None:
+        """Have nothing more fetched of versions of a file that could not be told from the one about to be."""
+        for inode in self._volume.icache.of(path):
+            inode.overwritten |= inode.weak
 
     async def _adopt(self, path: str, netfs_data: object, content: Bytes | None) -> FileAttributes:
         """Make what the origin has now the version to open, and store its content if that is known."""

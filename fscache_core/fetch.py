@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from fscache_core.errors import FscacheError, OfflineError, PluginError
+from fscache_core.errors import FscacheError, OfflineError, PluginError, StaleError
 from fscache_core.fill_lock import lock_pages, unlock_pages
 from fscache_core.folio import PAGE_SHIFT, PAGE_SIZE, Folio, PageRuns, page_count
 from fscache_core.outcome import WriteOutcome
@@ -203,6 +203,7 @@ class Fetch:
         offset, size = first << PAGE_SHIFT, inode.bytes_of(first, n_pages)
         if inode.volume.coherency.offline:
             raise OfflineError(f"{inode}: offline, and bytes {offset} to {offset + size - 1} are not cached")
+        self._check_overwritten()
         at = 0  # bytes arrived
         ready = 0  # whole pages made ready
         kept = 0  # pages handed to the cache
@@ -222,6 +223,8 @@ class Fetch:
                 )
             stats.bytes_from_origin += n_bytes - at
             at = n_bytes
+            if inode.overwritten:
+                return
             whole = page_count(at) if at == size else at // PAGE_SIZE
             if whole > ready:
                 self.ready.add(first + ready, whole - ready)
@@ -244,8 +247,17 @@ class Fetch:
                 inode.volume.fetch_speed = size / max(trio.current_time() - started, 1e-6)
             if at < size:
                 arrived(size)
+            self._check_overwritten()
         finally:
             keep(ready)
+
+    def _check_overwritten(self) -> None:
+        """Raise StaleError if what the origin gives could be of a later version and nobody would know."""
+        if self.inode.overwritten:
+            raise StaleError(
+                f"{self.inode}: changed through this cache since it was opened; its old version cannot be told "
+                "from the new one"
+            )
 
     async def _fetch_whole(self, offset: int, size: int) -> bool:
         """Have the adapter's own memory for a buffer.  False if that cannot be, or would take too long."""

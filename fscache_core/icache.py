@@ -66,6 +66,10 @@ class InodeCache:
     def newest(self, path: str) -> Inode | None:
         return self._newest.get(path)
 
+    def of(self, path: str) -> list[Inode]:
+        """Every inode of a path that is in use: the newest, and older versions that some have open still."""
+        return [inode for inode in self._all if inode.path == path]
+
     def below(self, prefix: str) -> list[Inode]:
         """The newest inodes of all paths that begin with ``prefix``."""
         with self._lock:

@@ -53,6 +53,7 @@ class Inode:
         "n_open",
         "netfs",
         "netfs_data",
+        "overwritten",
         "path",
         "size",
         "stale",
@@ -88,6 +89,8 @@ class Inode:
         self.fetches: list[Fetch] = self.fetching.under_way  #: the same list, at hand for every hit
         self.n_open = 0
         self.stale = False  #: the origin has another version
+        #: We have changed the file since, and the evidence is too weak to show it: no more is fetched.
+        self.overwritten = False
         self.doubtful = False  #: adopted, and not the version that the origin had when it was last asked
         self._evicted: trio.Event | None = None
         self._damaged_seen = 0

@@ -25,12 +25,14 @@ from fscache_core import (
     blocking,
     open_fscache,
 )
+from fscache_core.hookspecs import FileAttributes, FileKind, Strength, netfs_hook
 from fscache_core.outdated_paths import OutdatedPaths
 from fscache_core.testing.faulty import Fail, Faults, Hang
+from fscache_core.testing.one_file import OneFile
 from fscache_memory import MemoryBackend
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+    from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterator
     from pathlib import Path
 
     from fscache_core import FsCache
@@ -598,3 +600,106 @@ def test_the_same_for_code_that_is_not_async(tmp_path: Path, url: str) -> None:
         fscache.unlink(url + "-d/b")
         fscache.rmdir(url + "-d")
     assert list(tmp_path.iterdir()) == []
+
+
+class Blind(OneFile):
+    """Says of no two versions that they differ: as an SFTP server does of two within a second."""
+
+    name = "blind"
+
+    def __init__(self, data: bytes) -> None:
+        super().__init__(data)
+        self.fetching: trio.Event | None = None  # set when a fetch begins, which then waits for `go`
+        self.go = trio.Event()
+
+    @netfs_hook
+    def get_attr(self, netfs_data: object) -> FileAttributes:
+        return FileAttributes(FileKind.FILE, len(self.data), strength=Strength.WEAK)
+
+    @netfs_hook
+    async def fetch(
+        self, netfs_data: object, offset: int, buffer: memoryview, arrived: Callable[[int], None]
+    ) -> None:
+        if self.fetching is not None:
+            self.fetching.set()
+            await self.go.wait()
+        await super().fetch(netfs_data, offset, buffer, arrived)
+
+    @netfs_hook
+    async def put_file(
+        self, volume: object, path: str, source: AsyncIterable[bytes], replaces: object | None
+    ) -> object:
+        self.data = b"".join([piece async for piece in source])
+        return path
+
+    @netfs_hook
+    async def store(self, netfs_data: object, offset: int, buffer: memoryview) -> object:
+        self.data = self.data[:offset] + bytes(buffer) + self.data[offset + len(buffer) :]
+        return netfs_data
+
+
+BLIND_URL = "blind://a"
+OLD, NEW = b"A" * 3 * MIB, b"N" * 3 * MIB
+CHANGES = {
+    "put_file": lambda fscache: fscache.put_file(BLIND_URL, NEW),
+    "write": lambda fscache: fscache.write(BLIND_URL, 0, NEW),
+}
+
+
+@pytest.fixture
+async def over_blind() -> AsyncIterator[tuple[FsCache, Blind]]:
+    netfs = Blind(OLD)
+    async with open_fscache() as fscache:
+        await fscache.add_cache(MemoryBackend())
+        fscache.add_netfs(netfs)
+        yield fscache, netfs
+
+
+@pytest.mark.parametrize("change", CHANGES)
+async def test_an_open_file_mixes_no_versions_when_only_we_know_that_there_are_two(
+    change: str, over_blind: tuple[FsCache, Blind]
+) -> None:
+    fscache, _ = over_blind
+    async with await fscache.open_file(BLIND_URL) as first, await fscache.open_file(BLIND_URL) as second:
+        for file in (first, second):
+            assert await file.read(0, 10) == OLD[:10]
+        await CHANGES[change](fscache)
+        for file in (first, second):
+            assert await file.read(5, 10) == OLD[:10]  # what there is of it
+            with pytest.raises(StaleError, match="changed through this cache"):
+                await file.read(0, len(OLD))
+    assert await read_all(fscache, BLIND_URL) == NEW
+
+
+@pytest.mark.parametrize("change", CHANGES)
+async def test_what_is_being_fetched_while_we_change_the_file_is_of_no_version(
+    change: str, over_blind: tuple[FsCache, Blind]
+) -> None:
+    fscache, netfs = over_blind
+    async with await fscache.open_file(BLIND_URL, reopen="never") as file, trio.open_nursery() as nursery:
+
+        @nursery.start_soon
+        async def read() -> None:
+            with pytest.raises(StaleError, match="changed through this cache"):
+                await file.read(0, len(OLD))
+
+        netfs.fetching = trio.Event()
+        await netfs.fetching.wait()
+        await CHANGES[change](fscache)
+        netfs.go.set()
+    assert await read_all(fscache, BLIND_URL) == NEW
+
+
+async def test_of_two_who_replace_one_version_the_later_is_told_though_the_origin_cannot_tell(
+    over_blind: tuple[FsCache, Blind],
+) -> None:
+    fscache, netfs = over_blind
+    async with await fscache.open_file(BLIND_URL) as file:
+        await fscache.put_file(BLIND_URL, NEW, replaces=file)
+        for change in (
+            partial(fscache.put_file, BLIND_URL, OLD, replaces=file),
+            partial(fscache.write, BLIND_URL, 0, OLD, replaces=file),
+        ):
+            with pytest.raises(StaleError, match="changed through this cache"):
+                await change()
+    assert netfs.data == NEW
