@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from fscache_core.fetch_buffers import FetchBuffers
+from fscache_core.late_import import importing
 from fscache_core.stats import Histogram, Stats
 
 if TYPE_CHECKING:
@@ -26,7 +27,8 @@ log = logging.getLogger("fscache")
 def _most_warm_inodes() -> int:
     """Few enough that what they hold open is a small share of the descriptors this process may have."""
     try:
-        import resource
+        with importing:
+            import resource
     except ImportError:  # Windows
         return 256
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)

@@ -47,6 +47,7 @@ from fscache_core.hookspecs import (
     Wrapper,
     WriteOutcome,
 )
+from fscache_core.late_import import importing
 from fscache_core.outcome import AuxOutcome
 
 if TYPE_CHECKING:
@@ -144,8 +145,9 @@ def load(group: str, name: str) -> Callable[..., object]:
       AmbiguousPluginError, BrokenPluginError, ApiVersionError, InstallationError: several, or one that cannot
         be imported, was built for another API or cannot be called; names the distributions.
     """
-    from stevedore import _cache
-    from stevedore.named import NamedExtensionManager
+    with importing:
+        from stevedore import _cache
+        from stevedore.named import NamedExtensionManager
 
     kind = _KINDS[group]
     if not os.environ.get("HOME", "~") or not os.path.isdir(os.path.expanduser("~")):
@@ -167,12 +169,13 @@ def load(group: str, name: str) -> Callable[..., object]:
 
     try:
         # Not a DriverManager: that logs a warning of its own where there is none of that name.
-        manager: NamedExtensionManager[Any] = NamedExtensionManager(
-            group,
-            [name],
-            on_load_failure_callback=failed,
-            on_missing_entrypoints_callback=None,
-        )
+        with importing:
+            manager: NamedExtensionManager[Any] = NamedExtensionManager(
+                group,
+                [name],
+                on_load_failure_callback=failed,
+                on_missing_entrypoints_callback=None,
+            )
     except SystemExit as error:  # its module ends the program
         failed(None, None, error)
     if not manager.extensions:

@@ -38,6 +38,11 @@ class Filesystem(Protocol):
     def _strip_protocol(self, path: str) -> str: ...
 
 
+def import_filesystem(protocol: str) -> None:
+    """Import what fsspec needs for a protocol.  Raises what fsspec raises."""
+    fsspec.core.get_filesystem_class(protocol)
+
+
 class Source:
     """A place, opened when first needed.  If it is in a file (an archive): anew when that has changed."""
 

@@ -21,6 +21,7 @@ from fscache_core.errors import (
     OriginTimeoutError,
 )
 from fscache_core.hookspecs import API_VERSION, DirectoryEntry, FileAttributes, Location, netfs_hook
+from fscache_core.late_import import importing
 from fscache_core.netfs import fit_key
 from fscache_core.option import read_count, read_number, read_size, read_text, read_words
 from netfs_fsspec.failure import fail
@@ -189,8 +190,11 @@ class FsspecNetfs:
             return source
 
     def _open(self, volume: FsspecVolume) -> tuple[Source, bool]:
-        from netfs_fsspec.filesystem import Source
+        with importing:
+            from netfs_fsspec.filesystem import Source, import_filesystem
 
+            for protocol in volume.place.protocols:
+                import_filesystem(protocol)
         source = Source(volume.place, volume.options, self._margin_ns, self._trusted)
         return source, source.concurrent
 

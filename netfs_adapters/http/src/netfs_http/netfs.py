@@ -9,6 +9,7 @@ import trio
 
 from fscache_core.errors import CallerError
 from fscache_core.hookspecs import API_VERSION, AuxOutcome, FileAttributes, Location, netfs_hook
+from fscache_core.late_import import importing
 from fscache_core.netfs import fit_key
 from fscache_core.option import read_count, read_flag, read_number, read_text, read_words
 from netfs_http import url as urls
@@ -216,9 +217,11 @@ class HttpNetfs:
         return volume.origin
 
     def _connect(self, volume: HttpVolume) -> Origin:
-        from netfs_http.origin import Origin
+        with importing:
+            from netfs_http.origin import Origin
 
-        return Origin(volume.url, self._settings, volume.headers, self._credentials.hosts)
+            # httpx imports the half of what it needs only when a client is made.
+            return Origin(volume.url, self._settings, volume.headers, self._credentials.hosts)
 
 
 def _volume(volume: object) -> HttpVolume:

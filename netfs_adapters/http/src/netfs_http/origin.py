@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import encodings.idna  # noqa: F401  # which is imported to look up the first name of a host
 import logging
 import ssl
 from contextlib import nullcontext

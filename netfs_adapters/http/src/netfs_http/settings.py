@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from fscache_core.errors import CallerError
+from fscache_core.late_import import importing
 from netfs_http.url import host_and_port
 
 _HEADER = re.compile(r"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*([\x20-\x7e]*)")
@@ -67,8 +68,9 @@ def _digest(headers: Mapping[str, str]) -> str:
 
 def _netrc_login(path: str, host: str) -> tuple[str, str] | None:
     """The user and the header for ``host``, or None if the file has no entry for it."""
-    import netrc
-    from base64 import b64encode
+    with importing:
+        import netrc
+        from base64 import b64encode
 
     try:
         entry = netrc.netrc(os.path.expanduser(path)).authenticators(host)

@@ -15,8 +15,10 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 from fscache_core.errors import CallerError
+from fscache_core.late_import import importing
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -103,8 +105,6 @@ def resolve_account(
 
 
 def _canonical_endpoint(url: str) -> str:
-    from urllib.parse import urlsplit
-
     try:
         parts = urlsplit(url if "://" in url else f"https://{url}")
         port = parts.port
@@ -228,7 +228,8 @@ def _identity_of_profile(name: str, settings: Profile) -> str:
 
 def _with_botocore(profile: str) -> Callable[[], S3Credential]:
     try:
-        import botocore.session
+        with importing:
+            import botocore.session
     except ImportError:
         raise CallerError(
             f"profile {profile!r} assumes a role, uses SSO or runs a command: install botocore"

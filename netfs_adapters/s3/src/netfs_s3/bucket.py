@@ -21,6 +21,7 @@ from urllib.parse import quote, urlsplit
 import trio
 
 from fscache_core.errors import UnsupportedError
+from fscache_core.late_import import importing
 from netfs_s3.fault import Fault, FaultKind, from_obstore
 from netfs_s3.listing import Page, request_page
 from netfs_s3.location import ObjectName, printable
@@ -237,19 +238,19 @@ class Bucket:
     # -- the same, in a worker thread --------------------------------------------------------
 
     def _head(self, name: ObjectName) -> ObjectVersion:
-        import obstore
-
         with _faults():
             store, path = self._store(name.key)
+            import obstore
+
             options: GetOptions = {"head": True}
             if name.version_id is not None:
                 options["version"] = name.version_id
             return _version(obstore.get(store, path, options=options).meta)
 
     def _get(self, name: ObjectName, version: ObjectVersion, by_id: bool, start: int, end: int) -> GetResult:
+        store, path = self._store(name.key)
         import obstore
 
-        store, path = self._store(name.key)
         options: GetOptions = {"range": (start, end)}
         if version.if_match is not None:
             options["if_match"] = version.if_match
@@ -287,30 +288,30 @@ class Bucket:
         return body
 
     def _put(self, name: ObjectName, body: bytes, if_match: str | None) -> PutResult:
-        import obstore
-
         with _faults():
             store, path = self._store(name.key)
+            import obstore
+
             mode: PutMode = "overwrite" if if_match is None else {"e_tag": if_match}
             return obstore.put(store, path, body, mode=mode, use_multipart=False)
 
     def _put_parts(self, name: ObjectName, upload: Upload) -> PutResult:
-        import obstore
-
         with _faults():
             url, path = self._address(name.key)
             # obstore repeats a part by itself: the parts before it need not be sent again.
             store = self._make_store(url, n_retries=10)
+            import obstore
+
             # What the source raises comes out of obstore as it was.
             return obstore.put(
                 store, path, upload, use_multipart=True, chunk_size=PART_SIZE, max_concurrency=PARTS_AT_ONCE
             )
 
     def _delete(self, name: ObjectName) -> None:
-        import obstore
-
         with _faults():
             store, path = self._store(name.key)
+            import obstore
+
             obstore.delete(store, path)
 
     def _list_page(self, prefix: str, continuation: str | None, n_keys: int) -> Page:
@@ -331,10 +332,11 @@ class Bucket:
         url = f"{self.url}?{query}&x-id="
         if self.account.anonymous:
             return url
-        import obstore
-
         with _faults():
-            return obstore.sign(self._make_store(url), "GET", "", _SIGNATURE_LIFE)
+            store = self._make_store(url)
+            import obstore
+
+            return obstore.sign(store, "GET", "", _SIGNATURE_LIFE)
 
     # -- stores ------------------------------------------------------------------------------
 
@@ -386,9 +388,12 @@ _process_id: int | None = None
 
 
 def _claim_process() -> None:
-    """Raises UnsupportedError after a fork: obstore's threads stayed behind, no request would end."""
+    """Import obstore.  After a fork UnsupportedError: its threads stayed behind, no request would end."""
     global _process_id
     if _process_id is None:
+        with importing:
+            import obstore.exceptions
+            import obstore.store  # noqa: F401
         _process_id = os.getpid()
     elif _process_id != os.getpid():
         raise UnsupportedError(

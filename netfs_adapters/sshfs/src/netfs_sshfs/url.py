@@ -13,6 +13,7 @@ from pathlib import Path
 from urllib.parse import quote, unquote, unquote_to_bytes
 
 from fscache_core.errors import CallerError
+from fscache_core.late_import import importing
 
 SCHEMES = ("sshfs", "sftp")
 DEFAULT_PORT = 22
@@ -90,7 +91,8 @@ def _from_ssh_config(host: str, config: tuple[str, ...] | None) -> tuple[str, in
     texts = [Path(path).read_bytes() for path in paths if Path(path).is_file()]
     if any(_CONFIG_MAY_SAY.search(text) for text in texts):
         # Here, because importing asyncssh takes longer than reading a cached file.
-        import asyncssh
+        with importing:
+            import asyncssh
 
         try:
             options = asyncssh.SSHClientConnectionOptions(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, TypeVar
 
 from fscache_core.errors import OriginUnreachableError
+from fscache_core.late_import import importing
 from netfs_sshfs.url import printable
 
 if TYPE_CHECKING:
@@ -47,12 +48,15 @@ class Volume:
         """Run ``work(connection, report)`` in the connection's thread; see `LoopThread.run`."""
 
         # asyncio and asyncssh are imported here, because that takes longer than reading a cached file.
+        if self._thread is None:
+            with importing:
+                import netfs_sshfs.loop  # noqa: F401
         from netfs_sshfs.loop import LoopClosedError, LoopThread
 
         async def job(report: Callable[[int], None]) -> T:
             if self._connection is None:
-                from netfs_sshfs.connection import Connection
-
+                with importing:
+                    from netfs_sshfs.connection import Connection
                 self._connection = Connection(self.endpoint, self.options)
             return await work(self._connection, report)
 
