@@ -296,7 +296,7 @@ class BlockingFsCache:
 
         return self.run(open_file)
 
-    def set_coherency(self, url: str, coherency: Coherency) -> None:
+    def set_coherency(self, url: str, coherency: Coherency | str) -> None:
         """See `FsCache.set_coherency`."""
 
         async def choose() -> None:

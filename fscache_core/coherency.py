@@ -56,6 +56,19 @@ class Coherency:
             raise CallerError(f"coherency {text!r} is not one of: always, ttl=SECONDS, immutable") from None
         return cls(mode, ttl_seconds, stale_if_error, offline, negative_ttl_seconds)
 
+    @classmethod
+    def of(cls, given: Coherency | str) -> Coherency:
+        """What a program gave, which may be the text that `parse` reads.
+
+        Raises:
+          CallerError: it is neither.
+        """
+        if isinstance(given, Coherency):
+            return given
+        if isinstance(given, str):
+            return cls.parse(given)
+        raise CallerError(f"coherency {given!r} is not one of: always, ttl=SECONDS, immutable, a Coherency")
+
     @property
     def adopts(self) -> bool:
         """Whether a cached version is used without asking, however old."""

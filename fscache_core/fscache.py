@@ -177,12 +177,20 @@ class FsCache:
                 raise NoNetfsError(f"no netfs for {scheme}:// URLs; installed: {have}") from error
         return self._netfses[scheme]
 
-    def set_coherency(self, url: str, coherency: Coherency) -> None:
-        """Choose coherency for the volume of a URL, before it is opened."""
+    def set_coherency(self, url: str, coherency: Coherency | str) -> None:
+        """Choose coherency for the volume of a URL, before it is opened.
+
+        Args:
+          coherency: as `open_fscache` takes it; whether the volume is offline too is for this to say.
+
+        Raises:
+          CallerError: no such coherency; not a URL; the volume is open already.
+        """
+        chosen = Coherency.of(coherency)
         location = self.locate(url)
         if location.volume in self._netfs_of(url).volumes:
             raise CallerError(f"volume {location.volume} is open already")
-        self._coherencies[location.volume] = coherency
+        self._coherencies[location.volume] = chosen
 
     def locate(self, url: str) -> Location:
         """Split a URL into volume and path."""
@@ -415,7 +423,7 @@ async def open_fscache(
         raise CallerError("fscache runs in trio: trio.run(main); elsewhere use fscache_core.blocking")
 
     def parsed(each: Coherency | str) -> Coherency:
-        made = Coherency.parse(each) if isinstance(each, str) else each
+        made = Coherency.of(each)
         return replace(
             made, offline=made.offline or offline, stale_if_error=made.stale_if_error or stale_if_error
         )

@@ -533,6 +533,9 @@ def test_a_volume_may_have_a_coherency_of_its_own(tmp_path: Path) -> None:
 def test_a_volume_of_an_adapter_with_options_may_have_one_too() -> None:
     with blocking.open_fscache() as fscache:
         fscache.add_netfs("http", retries=0)
+        fscache.set_coherency("http://127.0.0.1:8/", "immutable")
+        with pytest.raises(CallerError, match="coherency 60 is not one of"):
+            fscache.set_coherency("http://127.0.0.1:9/", 60)  # type: ignore[arg-type]
         fscache.set_coherency("http://127.0.0.1:9/", Coherency(offline=True))
         with pytest.raises(OfflineError):
             fscache.open_file("http://127.0.0.1:9/a")

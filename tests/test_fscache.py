@@ -157,6 +157,20 @@ async def test_what_is_no_url_is_the_callers_fault(url: str) -> None:
             await fscache.open_file(url)
 
 
+async def test_coherency_may_be_given_as_text_and_as_nothing_else() -> None:
+    async with open_fscache() as fscache:
+        fscache.add_netfs(Drawer(a=DATA))
+        fscache.set_coherency("drawer://top", "ttl=60")
+        assert (await fscache.open_volume("drawer://top/a")).coherency == Coherency.parse("ttl=60")
+        for wrong in ("sometimes", 60, None):
+            with pytest.raises(CallerError, match="always, ttl=SECONDS"):
+                fscache.set_coherency("drawer://bottom", wrong)  # type: ignore[arg-type]
+    for how in ({"coherency": 60}, {"volumes": {"drawer://top": 60}}):
+        with pytest.raises(CallerError, match="coherency 60 is not one of: always, ttl=SECONDS"):
+            async with open_fscache(**how):  # type: ignore[arg-type]
+                pass
+
+
 async def test_coherency_is_chosen_for_a_volume_before_it_is_opened() -> None:
     async with open_fscache() as fscache:
         fscache.add_netfs(Drawer(a=DATA))
