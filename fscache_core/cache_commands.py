@@ -10,6 +10,7 @@ import click
 
 from fscache_core.errors import OfflineError, RefusedError, UnsupportedError
 from fscache_core.exit_status import ExitStatus
+from fscache_core.hookspecs import Strength
 from fscache_core.inventory import open_indices
 from fscache_core.object_list import LETTERS, list_objects, object_list_json, object_list_text
 from fscache_core.outcome import ReserveOutcome
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from fscache_core.hookspecs import VerifyReport
+    from fscache_core.volume import FileStatus
 
 urls_argument = click.argument("urls", nargs=-1, required=True, metavar="URL...")
 quiet_option = click.option("-q", "--quiet", is_flag=True, help="No progress bar.")
@@ -151,23 +153,37 @@ async def pin(urls: Sequence[str], session: Session) -> ExitStatus:
     """Keep what is cached of files from being culled.
 
     Lasts over restarts, until 'fscache unpin' or until the file changes.  Fetches nothing, so there must be
-    something cached: 'fscache warm' first.
+    something cached of the version that the origin has: 'fscache warm' first.
     """
     failures = Failures()
     async with session.open(urls, needs_cache=True) as fscache:
         for url in urls:
             with failures.caught():
                 volume, path = await fscache.open_volume(url), fscache.locate(url).path
+                before = await volume.status(path)
                 if await volume.pin(path) is ReserveOutcome.REFUSED:
                     raise RefusedError(
                         f"{url}: not pinned: the cache has no room, or its backend knows no pins"
                     )
                 cached = await volume.status(path)
                 if cached is not None and cached.cached_size == 0 < cached.attributes.size:
-                    # A backend may make an object only when it gets data; and a pin would end with us.
+                    # There would be nothing to keep.
                     await volume.unpin(path)
-                    raise RefusedError(f"{url}: not pinned: nothing of it is cached; 'fscache warm' it first")
+                    raise RefusedError(f"{url}: not pinned: {_why_nothing_is_cached(before, cached)}")
     return failures.status
+
+
+def _why_nothing_is_cached(before: FileStatus | None, now: FileStatus) -> str:
+    """Of the version that the origin has, though ``before`` it was asked there may have been something."""
+    if before is None or before.cached_size == 0:
+        return "nothing of it is cached; 'fscache warm' it first"
+    strength = now.attributes.strength
+    if strength is Strength.STRONG:
+        return "what was cached is another version; 'fscache warm' it first"
+    return (
+        f"its evidence ({strength.value}) does not tell whether what was cached is the present version; "
+        "'fscache warm' it, then 'fscache pin --offline'"
+    )
 
 
 @click.command()

@@ -169,7 +169,13 @@ class Volume:
             self.icache.close(inode)
 
     async def pin(self, path: str) -> ReserveOutcome:
-        """Keep a file's cached data from being culled, over restarts too.  It need not be cached yet.
+        """Keep what is cached of a file from being culled, and what will be, over restarts too.
+
+        The pin belongs to the version that is found, as `open_file` finds it.  Nothing is fetched, and
+        nothing of it need be cached yet (the command ``fscache pin`` refuses that).
+
+        Returns:
+          ``REFUSED`` if there is no cache for it, no room in it, or if its backend knows no pins.
 
         Raises: as `open_file`.
         """

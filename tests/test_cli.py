@@ -12,7 +12,7 @@ import sys
 import termios
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 from urllib.parse import quote
 
 import click
@@ -1020,9 +1020,25 @@ def test_a_pin_ends_with_the_version_and_what_is_not_cached_cannot_be_pinned(
     shell.output("pin", *arguments)
     assert b"\npinned     yes\n" in shell.output("stat", *arguments)
     origin.put("a.bin", CONTENT[::-1])
-    shell.complaint(ExitStatus.REFUSED, "pin", *arguments)
+    complaint = shell.complaint(ExitStatus.REFUSED, "pin", *arguments)
+    assert complaint.endswith("not pinned: what was cached is another version; 'fscache warm' it first")
     shell.output("warm", *arguments)
     assert b"\npinned     no\n" in shell.output("stat", *arguments)
+
+
+@pytest.mark.parametrize("strength", ["weak", "none"])
+def test_a_version_that_cannot_be_told_from_another_is_pinned_without_asking(
+    shell: Shell, origin: CountingOrigin, cachefiles: str, strength: Literal["weak", "none"]
+) -> None:
+    origin.validators = strength
+    arguments = ("--cache", cachefiles, origin.url("a.bin"))
+    shell.output("warm", *arguments)
+    complaint = shell.complaint(ExitStatus.REFUSED, "pin", *arguments)
+    assert f"evidence ({strength}) does not tell whether what was cached is the present version" in complaint
+    assert "'fscache warm' it, then 'fscache pin --offline'" in complaint
+    shell.output("warm", *arguments)
+    shell.output("pin", "--offline", *arguments)
+    assert b"\npinned     yes\n" in shell.output("stat", "--offline", *arguments)
 
 
 def test_pin_names_a_file_that_is_not_there(shell: Shell, origin: CountingOrigin, cachefiles: str) -> None:

@@ -167,7 +167,7 @@ async def test_coherency_may_be_given_as_text_and_as_nothing_else() -> None:
                 fscache.set_coherency("drawer://bottom", wrong)  # type: ignore[arg-type]
     for how in ({"coherency": 60}, {"volumes": {"drawer://top": 60}}):
         with pytest.raises(CallerError, match="coherency 60 is not one of: always, ttl=SECONDS"):
-            async with open_fscache(**how):  # type: ignore[arg-type]
+            async with open_fscache(**how):
                 pass
 
 
