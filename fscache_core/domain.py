@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from fscache_core.fetch_buffers import FetchBuffers
+from fscache_core.fetch_memory import FetchMemory
 from fscache_core.late_import import importing
 from fscache_core.stats import Histogram, Stats
 
@@ -78,9 +79,7 @@ class Domain:
         self.stores_size = 0  # bytes in all cookies' pending stores
         self.stores_changed = trio.lowlevel.ParkingLot()
         self.n_volumes = 0
-        self.fetches_size = 0  # bytes in the buffers of all fetches, those kept included
-        self.kept_fetches_size = 0  # of that, bytes of fetches that are over
-        self.kept_fetches: dict[object, Callable[[], None]] = {}  # those, oldest first; call to free
+        self.fetch_memory = FetchMemory(limits.fetch_size)
         self.fetch_buffers = FetchBuffers()
 
     def spawn(self, function: Callable[[], Awaitable[None]], name: str) -> None:
@@ -103,22 +102,6 @@ class Domain:
     def bug(self, where: str, error: Exception) -> None:
         """Report what core itself did wrong and got over: critical in the log, and tests fail for it."""
         log.critical("bug in fscache, %s: %s: %s", where, type(error).__name__, error, exc_info=error)
-
-    @property
-    def fetch_room(self) -> int:
-        """How many bytes more may be fetched at once; what is merely kept makes room."""
-        return max(0, self.limits.fetch_size - self.fetches_size + self.kept_fetches_size)
-
-    def make_fetch_room(self, size: int) -> None:
-        """Free what is merely kept, oldest first, so far as ``size`` more bytes need that."""
-        while self.kept_fetches and self.fetches_size + size > self.limits.fetch_size:
-            next(iter(self.kept_fetches.values()))()
-
-    def give_fetch_room(self, size: int) -> None:
-        """Note that a fetch is gone, and its buffer."""
-        self.fetches_size -= size
-        if not self.fetches_size:
-            self.fetch_buffers.clear()
 
     @property
     def has_caches(self) -> bool:

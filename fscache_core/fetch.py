@@ -61,11 +61,13 @@ class Fetch:
         "inode",
         "n_waiting",
         "over",
+        "read",
         "reader",
         "ready",
         "scope",
         "size",
         "stored",
+        "wanted",
     )
 
     def __init__(self, inode: Inode, first: int, n_pages: int, reader: Window, *, ask_cache: bool) -> None:
@@ -74,11 +76,13 @@ class Fetch:
         self.first = first
         self.end = first + n_pages
         self._ask_cache = ask_cache
+        self.wanted = not ask_cache  #: a reader missed all of it, and nothing was read ahead
         offset = first << PAGE_SHIFT
         self.size = min(n_pages << PAGE_SHIFT, inode.size - offset)  #: bytes
         self._buffer = memoryview(inode.volume.domain.fetch_buffers.take(self.size))
         self._lot = trio.lowlevel.ParkingLot()
         self.ready = PageRuns()  #: pages whose bytes are in the buffer, known to be right
+        self.read = PageRuns()  #: pages that some reader has had
         self.error: FscacheError | None = None
         self.done = False  #: nothing more will become ready
         self.over = False
@@ -255,8 +259,8 @@ class Fetch:
         """Raise StaleError if what the origin gives could be of a later version and nobody would know."""
         if self.inode.overwritten:
             raise StaleError(
-                f"{self.inode}: changed through this cache since it was opened; its old version cannot be told "
-                "from the new one"
+                f"{self.inode}: changed through this cache since it was opened; its old version cannot be "
+                "told from the new one"
             )
 
     async def _fetch_whole(self, offset: int, size: int) -> bool:

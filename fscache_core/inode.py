@@ -211,6 +211,7 @@ class Inode:
                     low = max(offset, page << PAGE_SHIFT)
                     high = min(offset + len(buffer), ready_end << PAGE_SHIFT)
                     fetch.copy_to(buffer[low - offset : high - offset], low)
+                    fetching.read(fetch, page, high)
                     have.add(page, ready_end - page)
                     continue
                 self.volume.check_open()

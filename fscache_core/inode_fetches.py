@@ -79,7 +79,7 @@ class InodeFetches:
         mean to wait for another origin that hangs.
         """
         limits = self._volume.readahead
-        share = max(SMALLEST_FETCH, self._volume.domain.fetch_room // 4)
+        share = max(SMALLEST_FETCH, self._volume.domain.fetch_memory.room // 4)
         return min(share, max(limits.max_size, limits.fetch_size, PAGE_SIZE)) >> PAGE_SHIFT
 
     def reach(self, page: int, n_pages: int) -> int:
@@ -114,7 +114,7 @@ class InodeFetches:
         if domain.stores_size > domain.limits.store_size // 2 or self._volume.closed:
             return False
         page, end = page_count(offset), page_count(min(ahead, self._inode.size))
-        end = min(end, page + (domain.fetch_room // 4 >> PAGE_SHIFT))
+        end = min(end, page + (domain.fetch_memory.room // 4 >> PAGE_SHIFT))
         known = PageRuns()
         for fetch in (*self.under_way, *self.kept):
             known.add(fetch.first, fetch.end - fetch.first)
@@ -132,9 +132,8 @@ class InodeFetches:
         while n_pages > 0:
             # More than one end where the next reader's would, too.
             n = n_pages if n_pages <= step else step - page % step
-            domain.make_fetch_room(n << PAGE_SHIFT)
             fetch = Fetch(self._inode, page, n, reader, ask_cache=ask_cache)
-            domain.fetches_size += fetch.size
+            domain.fetch_memory.take(fetch.size)
             self.under_way.append(fetch)
             domain.spawn(fetch.run, f"fetch {self._inode.path}")
             page += n
@@ -143,28 +142,46 @@ class InodeFetches:
     def ended(self, fetch: Fetch) -> None:
         """Take out a fetch that is over, or keep it: the cache could not take it, and readers may want it."""
         self.under_way.remove(fetch)
-        domain = self._volume.domain
-        if fetch.stored or not self._inode.n_open or domain.fetches_size > domain.limits.fetch_size:
+        memory = self._volume.domain.fetch_memory
+        # What a reader gets though there is no memory is for that reader, who waits for it.
+        lent = memory.is_overdrawn and fetch.wanted and fetch.size <= SMALLEST_FETCH
+        if fetch.stored or not self._inode.n_open or lent:
             # What was broken off may be written to still, by a plugin that does not keep to the contract.
             if not fetch.n_waiting and fetch.error is None and not fetch.given_up:
                 fetch.give_buffer()
-            domain.give_fetch_room(fetch.size)
+            memory.give(fetch.size)
+            self._tidy()
             return
         self.kept.append(fetch)
-        domain.kept_fetches[fetch] = lambda: self._let_go(fetch)
-        domain.kept_fetches_size += fetch.size
+        memory.keep(fetch, fetch.size, lambda: self._let_go(fetch))
+        self._note_read(fetch)
         readahead = self._volume.readahead
         size = max(KEPT_SIZE, 2 * (readahead.max_size + readahead.fetch_size))
         while sum(kept.size for kept in self.kept) > size:
             self._let_go(self.kept[0])
 
+    def read(self, fetch: Fetch, page: int, end: int) -> None:
+        """Note that a reader has had the bytes of a fetch from the beginning of ``page`` to byte ``end``."""
+        last = page_count(end) if end == self._inode.size else end >> PAGE_SHIFT
+        if last > page:
+            fetch.read.add(page, last - page)
+            if fetch in self.kept:
+                self._note_read(fetch)
+
+    def _note_read(self, fetch: Fetch) -> None:
+        if fetch.read.covers(fetch.first, fetch.end - fetch.first):
+            self._volume.domain.fetch_memory.read(fetch)
+
     def _let_go(self, fetch: Fetch) -> None:
         """Free a fetch that was kept."""
-        domain = self._volume.domain
         self.kept.remove(fetch)
-        del domain.kept_fetches[fetch]
-        domain.kept_fetches_size -= fetch.size
-        domain.give_fetch_room(fetch.size)
+        self._volume.domain.fetch_memory.let_go(fetch)
+        self._tidy()
+
+    def _tidy(self) -> None:
+        domain = self._volume.domain
+        if not domain.fetch_memory.size:
+            domain.fetch_buffers.clear()
 
     def rest(self) -> None:
         """Nobody has the file open: free what is kept, and stop what nobody waits for."""

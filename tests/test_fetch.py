@@ -1,17 +1,20 @@
-"""Ranges that an adapter gives as a whole: when they are asked for so, and what becomes of them."""
+"""Fetches: which ranges an origin is asked for, as wholes or piece by piece, and what becomes of them."""
 
 from __future__ import annotations
 
 import random
+from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING
 
 import pytest
 import trio
 import trio.testing
 
-from fscache_core import PluginError, Readahead, StaleError, open_fscache
+from fscache_core import Limits, PluginError, Readahead, StaleError, open_fscache
 from fscache_core.fetch import WHOLE_PATIENCE_SECONDS, WHOLE_SECONDS, WHOLE_SIZE
+from fscache_core.fetch_memory import UNREAD_SECONDS
 from fscache_core.hookspecs import netfs_hook
+from fscache_core.inode_fetches import SMALLEST_FETCH
 from fscache_core.testing.faulty import Faults
 from fscache_core.testing.one_file import OneFile
 from fscache_memory import MemoryBackend
@@ -262,3 +265,46 @@ async def test_a_long_range_is_asked_for_in_whole_fetches_however_its_bytes_arri
     assert buffer == DATA
     assert without_gaps_or_overlaps(asked_for(origin))
     assert [offset for offset, _ in asked_for(origin)] == list(range(0, SIZE, FETCH_SIZE))
+
+
+@pytest.mark.parametrize("seconds_per_read", [0.0, 0.01])
+async def test_what_many_readers_had_fetched_ahead_waits_for_them(
+    seconds_per_read: float, autojump_clock: trio.testing.MockClock
+) -> None:
+    origin, n_files, size = Origin(), 16, 4 * MIB
+    origin.data = DATA[:size]
+    origin.seconds_per_byte = 0.01 / MIB
+
+    async def read(number: int) -> None:
+        async with await fscache.open_file(f"origin://{number}") as file:
+            for offset in range(0, size, MIB // 4):
+                assert await file.read(offset, MIB // 4) == DATA[offset : offset + MIB // 4]
+                await trio.sleep(seconds_per_read)
+
+    # Without a cache all of it is kept in memory only, of which there is too little.
+    async with open_fscache(limits=Limits(fetch_size=n_files * size // 8)) as fscache:
+        fscache.add_netfs(origin, wrappers=[Faults()])
+        async with trio.open_nursery() as nursery:
+            for number in range(n_files):
+                nursery.start_soon(read, number)
+    assert sum(size for _, size in asked_for(origin)) == n_files * size
+
+
+async def test_what_nobody_comes_for_makes_room_after_a_while(autojump_clock: trio.testing.MockClock) -> None:
+    origin, limits = Origin(), Limits(fetch_size=8 * MIB)
+    async with open_fscache(limits=limits, readahead=READAHEAD) as fscache, AsyncExitStack() as idle:
+        fscache.add_netfs(origin, wrappers=[Faults()])
+        for number in range(8):
+            file = await idle.enter_async_context(await fscache.open_file(f"origin://{number}"))
+            for offset in range(0, MIB, MIB // 8):
+                await file.read(offset, MIB // 8)
+        await trio.testing.wait_all_tasks_blocked()
+        assert fscache.domain.fetch_memory.room < MIB
+        async with await fscache.open_file("origin://a") as file:
+            await file.read(0, MIB)
+            await trio.sleep(UNREAD_SECONDS)
+            origin.piecemeal.clear()
+            for offset in range(MIB, 8 * MIB, MIB):
+                assert await file.read(offset, MIB) == DATA[offset : offset + MIB]
+            assert max(size for _, size in origin.piecemeal) > MIB
+            assert fscache.domain.fetch_memory.size <= limits.fetch_size + SMALLEST_FETCH

@@ -328,7 +328,7 @@ async def test_cancelled_at_any_step_nothing_is_lost_and_the_next_try_succeeds(
             await file.aclose()
             assert inode.n_open == 0
             await inode.wait_stored()
-        assert fscache.domain.fetches_size == 0
+        assert fscache.domain.fetch_memory.size == 0
         if n_steps < 20 or not n_steps % 10:
             assert await cached_of(add_cache, url, data) == MIB
         if not cancelled:
