@@ -131,6 +131,8 @@ class InodeCache:
             return  # `close` sees to it
 
         async def evict() -> None:
+            for fetch in list(inode.fetches):
+                await fetch.wait_over()  # one that was given up: what had arrived by then is stored still
             await inode.wait_stored()
             await inode.keep_check_time()
             await inode.evict()
