@@ -63,7 +63,7 @@ class Namei:
                 return self._opened(adopted)
             checked_at = time.time()
             try:
-                netfs_data = await volume.origin.look_up(path)
+                answer = await volume.origin.look_up(path)
             except OriginUnreachableError as error:
                 if not coherency.stale_if_error or (inode := await self.adopt(path)) is None:
                     raise
@@ -72,7 +72,10 @@ class Namei:
                 if len(volume.stale_paths) < MAX_STALE_PATHS:
                     volume.stale_paths.add(path)
                 return inode
-            return self.open_version(path, netfs_data, checked_at)
+            inode = self.open_version(path, answer.netfs_data, checked_at)
+            if answer.invalidated:
+                await self._open_uncached(inode)
+            return inode
         finally:
             if adopted is not None:
                 self._icache.close(adopted)
@@ -125,6 +128,15 @@ class Namei:
         if inode.weak:
             volume.stats.weak += 1
         return inode
+
+    async def _open_uncached(self, inode: Inode) -> None:
+        """Leave an inode just opened to who has it open: nobody else gets it, and nothing is stored of it."""
+        inode.become_stale()
+        try:
+            await inode.cookie.disable()
+        except BaseException:
+            self._icache.close(inode)
+            raise
 
     async def adopt(self, path: str) -> Inode | None:
         """An inode of whatever version is cached; None if none is."""

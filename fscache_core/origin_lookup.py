@@ -1,10 +1,13 @@
 """Asking the origin of a volume what a path is, and remembering for a while what is not there.
 
-What we change while the origin is asked may be newer than its answer: then it is asked once more.
+What we change while the origin is asked may be newer than its answer: then it is asked once more.  After an
+invalidation the answer is handed out all the same, but nothing is remembered of it: who invalidates a file
+often does not keep others from ever opening it where the origin is slow.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import trio
@@ -18,6 +21,14 @@ if TYPE_CHECKING:
 MAX_ABSENT = 10_000
 
 
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What the origin said of a path."""
+
+    netfs_data: object
+    invalidated: bool  #: the path was, since the origin was asked: not for others, and not for later
+
+
 class OriginLookup:
     """The look-ups of one volume."""
 
@@ -28,7 +39,7 @@ class OriginLookup:
         self._absent: dict[str, float] = {}  # path -> trio time until which it is known not to exist
         self._questions: set[_Question] = set()  # under way
 
-    async def look_up(self, path: str) -> object:
+    async def look_up(self, path: str) -> Answer:
         """What the adapter says of a path, minding a recent "no such file".
 
         Raises:
@@ -52,12 +63,12 @@ class OriginLookup:
                     answer = await volume.netfs.call("look_up", volume.netfs.look_up, volume.data, path)
                     if question.outdated:
                         continue
-                    return answer
+                    return Answer(answer, question.invalidated)
                 raise volume.closed_error()
             except OriginNotFoundError:
                 if question.outdated:
                     continue
-                if volume.coherency.negative_ttl_seconds:
+                if volume.coherency.negative_ttl_seconds and not question.invalidated:
                     self._absent.pop(path, None)
                     self._absent[path] = trio.current_time() + volume.coherency.negative_ttl_seconds
                     if len(self._absent) > MAX_ABSENT:
@@ -68,7 +79,7 @@ class OriginLookup:
 
     def changed(self, path: str) -> None:
         """A path was changed through the cache, or may have been."""
-        self.forget(path)
+        self._absent.pop(path, None)
         for question in self._questions:
             question.outdated |= question.path == path
 
@@ -78,16 +89,19 @@ class OriginLookup:
         for question in self._questions:
             question.outdated |= question.path.startswith(prefix)
 
-    def forget(self, path: str) -> None:
-        """Forget that a path was not there."""
+    def invalidated(self, path: str) -> None:
+        """Nothing that the origin has said of a path so far is to be used again."""
         self._absent.pop(path, None)
+        for question in self._questions:
+            question.invalidated |= question.path == path
 
 
 class _Question:
-    """A look-up under way, and whether we changed what it asks for: then the answer may be older."""
+    """A look-up under way.  The answer may be older than what has happened since."""
 
-    __slots__ = ("outdated", "path")
+    __slots__ = ("invalidated", "outdated", "path")
 
     def __init__(self, path: str) -> None:
         self.path = path
-        self.outdated = False
+        self.outdated = False  #: we have changed, or may have, what it asks for
+        self.invalidated = False

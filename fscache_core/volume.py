@@ -135,7 +135,7 @@ class Volume:
         """
         if not self.coherency.offline:
             try:
-                return self.netfs.get_attr(await self.origin.look_up(path))
+                return self.netfs.get_attr((await self.origin.look_up(path)).netfs_data)
             except OriginUnreachableError:
                 if not self.coherency.stale_if_error:
                     raise
@@ -210,8 +210,12 @@ class Volume:
         raise self.closed_error()
 
     async def invalidate(self, path: str) -> None:
-        """See to it that nothing cached of a file is used again.  Files that are open keep their version."""
-        self.origin.forget(path)
+        """See to it that nothing cached of a file is used again.  Files that are open keep their version.
+
+        A file that is just being opened counts as open: it may be of a version from before, of which then
+        nothing is cached.
+        """
+        self.origin.invalidated(path)
         file = self.netfs.name_file(self.data, path)
         await self._retire(
             CookieType.DATA, self.netfs.get_key(file), volume_index.caches_for(self.cookie, file)
