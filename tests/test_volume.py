@@ -579,6 +579,7 @@ async def test_what_another_of_several_caches_has_is_found_and_served(
         assert await volume.status("/missing") is None
 
 
+@pytest.mark.parametrize("below", [False, True])
 async def test_an_invalidated_file_is_gone_from_every_cache(
     fscache_http_origin: CountingOrigin, below: bool
 ) -> None:
