@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import trio.testing
 
 from netfs_s3.arrival import Arrival
@@ -37,3 +38,40 @@ async def test_more_than_the_buffer_takes_is_refused_as_a_whole() -> None:
         assert not arrival.put(b"cde")
         assert arrival.size == 2
         assert buffer == b"ab\0\0"
+
+
+class NoMoreError(Exception):
+    """What core says to what has arrived."""
+
+
+def refuse(n_bytes: int) -> None:
+    raise NoMoreError(n_bytes)
+
+
+async def test_what_core_says_to_what_has_arrived_ends_the_fetch_and_not_trio() -> None:
+    arrival = Arrival(memoryview(bytearray(10)), refuse)
+
+    async def fetch() -> None:
+        with arrival:
+            assert arrival.put(b"abc")
+            await trio.sleep_forever()
+
+    with pytest.raises(NoMoreError, match="3"):
+        await fetch()
+    assert not arrival.put(b"def")
+    await trio.testing.wait_all_tasks_blocked()
+
+
+async def test_a_buffer_is_not_touched_either_after_a_fetch_that_failed_and_was_refused() -> None:
+    buffer = bytearray(10)
+    arrival = Arrival(memoryview(buffer), refuse)
+
+    def fetch() -> None:
+        with arrival:
+            assert arrival.put(b"abc")
+            raise OSError("the origin is gone")
+
+    with pytest.raises(NoMoreError):
+        fetch()
+    assert not arrival.put(b"def")
+    assert buffer == b"abc" + bytes(7)

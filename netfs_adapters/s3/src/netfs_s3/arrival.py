@@ -18,6 +18,8 @@ class Arrival:
     A context manager around the fetch, in the trio thread.  Once it is left, `put` refuses: a thread that
     was abandoned by a cancelled fetch never touches the buffer again.  The lock makes that exact; leaving
     waits for at most one chunk to be copied.
+
+    What ``arrived`` raises ends the fetch on the spot and comes out where the context manager is left.
     """
 
     def __init__(self, buffer: memoryview, arrived: Callable[[int], None]) -> None:
@@ -27,10 +29,13 @@ class Arrival:
         self._lock = threading.Lock()
         self._open = True
         self._told = 0
+        self._scope = trio.CancelScope()  # around the fetch
+        self._error: BaseException | None = None  # of ``arrived``
         self.capacity = len(buffer)  #: bytes the buffer takes
         self.size = 0  #: bytes in the buffer
 
     def __enter__(self) -> Arrival:
+        self._scope.__enter__()
         return self
 
     def __exit__(
@@ -41,6 +46,9 @@ class Arrival:
         with self._lock:
             self._open = False
             del self._buffer
+        self._scope.__exit__(kind, error, traceback)
+        if self._error is not None:
+            raise self._error
 
     @property
     def is_open(self) -> bool:
@@ -69,4 +77,9 @@ class Arrival:
     def _tell(self) -> None:
         if self._open and self.size > self._told:
             self._told = self.size
-            self._arrived(self.size)
+            try:
+                self._arrived(self.size)
+            except BaseException as error:  # it would end trio, whose task this may be
+                self._error = error
+                self._open = False
+                self._scope.cancel()
