@@ -302,7 +302,7 @@ class Inode:
         obj = self.cookie.object
         if (
             self.volume.coherency.mode is CoherencyMode.TTL
-            and self.checked_at > self._check_time_kept
+            and self.checked_at != self._check_time_kept  # an earlier one too: the clock was set back
             and not self.stale
             and obj is not None
             and obj.active

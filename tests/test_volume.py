@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 import pytest
@@ -95,6 +96,23 @@ async def test_a_check_that_confirms_the_version_starts_a_new_ttl(
             assert await read_all(fscache, origin.url("a")) == DATA
             (volume,) = fscache.volumes
             assert volume.stats.origin_checks == (coherency != "ttl=600")
+
+
+async def test_a_check_is_noted_though_the_clock_was_ahead_at_the_last_one(
+    fscache_http_origin: CountingOrigin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    origin, backend = fscache_http_origin, MemoryBackend()
+    origin.put("a", DATA)
+    clock = SimpleNamespace()
+    monkeypatch.setattr("fscache_core.namei.time", clock)
+    asked = []
+    for seconds in (1e9 + 3600, 1e9, 1e9 + 10, 1e9 + 3610):
+        clock.time = functools.partial(float, seconds)
+        async with open_fscache(coherency="ttl=60") as fscache:
+            await fscache.add_cache(backend)
+            assert await read_all(fscache, origin.url("a")) == DATA
+            asked.append(fscache.volumes[0].stats.origin_checks)
+    assert asked == [1, 1, 0, 1]
 
 
 async def test_a_missing_file_is_remembered_for_the_negative_ttl(fscache_http_origin: CountingOrigin) -> None:
