@@ -15,16 +15,20 @@ FREE_SIZE = 16 << 20
 SMALLEST_KEPT = 256 << 10
 
 
+class _Memory(mmap.mmap):
+    """What can be used again: nobody else made it, so it maps no file and is the size it says."""
+
+
 class FetchBuffers:
     """The buffers that are free."""
 
     __slots__ = ("_free", "size")
 
     def __init__(self) -> None:
-        self._free: list[mmap.mmap] = []  # in the order they were given back
+        self._free: list[_Memory] = []  # in the order they were given back
         self.size = 0  #: bytes
 
-    def take(self, size: int) -> bytearray | mmap.mmap:
+    def take(self, size: int) -> bytearray | _Memory:
         """A buffer of ``size`` bytes, whatever is in it."""
         if size < SMALLEST_KEPT:
             return bytearray(size)
@@ -32,11 +36,14 @@ class FetchBuffers:
             if len(self._free[at]) == size:
                 self.size -= size
                 return self._free.pop(at)
-        return mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)  # a forked child has its own
+        return _Memory(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)  # a forked child has its own
 
     def give(self, buffer: object) -> None:
-        """Take a buffer back, unless somebody holds on to it in spite of the contract.  Others are let go."""
-        if not isinstance(buffer, mmap.mmap):
+        """Take back what `take` gave, unless somebody holds on to it in spite of the contract.
+
+        All else, such as what an adapter brought, is let go.
+        """
+        if not isinstance(buffer, _Memory):
             return
         try:
             buffer.resize(len(buffer))  # refused while there is any view of it

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import mmap
+
 from fscache_core.fetch_buffers import FREE_SIZE, FetchBuffers
 
 MIB = 1 << 20
@@ -51,4 +53,5 @@ def test_what_an_adapter_brought_is_its_own() -> None:
     buffers = FetchBuffers()
     buffers.give(bytes(MIB))
     buffers.give(bytearray(MIB))
+    buffers.give(mmap.mmap(-1, MIB))
     assert buffers.size == 0

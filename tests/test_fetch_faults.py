@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import random
 from typing import TYPE_CHECKING
 
@@ -15,6 +16,9 @@ from fscache_memory import MemoryBackend
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
+
+    from typing_extensions import Buffer
 
 MIB = 1 << 20
 DATA = random.Random(1).randbytes(4 * MIB)
@@ -22,6 +26,18 @@ DATA = random.Random(1).randbytes(4 * MIB)
 
 class Origin(OneFile):
     name = "origin"
+
+
+class WholeOrigin(Origin):
+    """Gives ranges as wholes, in whatever memory it is told to."""
+
+    def __init__(self, answer: Callable[[int, int], object]) -> None:
+        super().__init__(DATA)
+        self.answer = answer
+
+    @netfs_hook
+    async def fetch_whole(self, netfs_data: object, offset: int, size: int) -> Buffer:
+        return self.answer(offset, size)  # type: ignore[return-value]  # what it should not, too
 
 
 async def test_what_arrives_of_a_fetch_that_was_given_up_is_stored_though_its_file_is_evicted() -> None:
@@ -57,3 +73,18 @@ async def test_what_arrives_of_a_fetch_that_was_given_up_is_stored_though_its_fi
         fscache.add_netfs(Origin(DATA))
         async with await fscache.open_file("origin://file") as file:
             assert await file.read(0, MIB) == DATA[:MIB]
+
+
+async def test_a_file_that_an_adapter_maps_into_memory_is_read_and_left_alone(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(DATA)
+    with path.open("r+b") as mapped:
+        origin = WholeOrigin(lambda offset, size: mmap.mmap(mapped.fileno(), size, offset=offset))
+        async with open_fscache(limits=Limits(warm_inodes=0)) as fscache:
+            await fscache.add_cache(MemoryBackend())
+            fscache.add_netfs(origin)
+            async with await fscache.open_file("origin://file") as file:
+                for offset in range(0, len(DATA), MIB // 4):
+                    assert await file.read(offset, MIB // 4) == DATA[offset : offset + MIB // 4]
+                await file.inode.wait_stored()
+    assert path.read_bytes() == DATA
