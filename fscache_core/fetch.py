@@ -273,12 +273,12 @@ class Fetch:
             memory = await netfs.call("fetch_whole", netfs.fetch_whole, inode.netfs_data, offset, size)
         if patience.cancelled_caught:
             return False
+        message = f"netfs {netfs.name}: fetch_whole returned {type(memory).__name__}, not {size} bytes"
         try:
             buffer = memoryview(memory).cast("B")
-        except TypeError:
-            buffer = memoryview(b"")
+        except Exception as error:  # no memory, or let go of already; its type may raise what it likes
+            raise PluginError(message, plugin=netfs.name) from error
         if len(buffer) != size:
-            message = f"netfs {netfs.name}: fetch_whole returned {type(memory).__name__}, not {size} bytes"
             raise PluginError(message, plugin=netfs.name)
         self._put_buffer(buffer)
         return True

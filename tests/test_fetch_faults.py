@@ -6,10 +6,11 @@ import mmap
 import random
 from typing import TYPE_CHECKING
 
+import pytest
 import trio
 import trio.testing
 
-from fscache_core import Limits, open_fscache
+from fscache_core import Limits, PluginError, open_fscache
 from fscache_core.hookspecs import netfs_hook
 from fscache_core.testing.one_file import OneFile
 from fscache_memory import MemoryBackend
@@ -88,3 +89,50 @@ async def test_a_file_that_an_adapter_maps_into_memory_is_read_and_left_alone(tm
                     assert await file.read(offset, MIB // 4) == DATA[offset : offset + MIB // 4]
                 await file.inode.wait_stored()
     assert path.read_bytes() == DATA
+
+
+@pytest.mark.parametrize("access", [mmap.ACCESS_READ, mmap.ACCESS_COPY, mmap.ACCESS_WRITE])
+async def test_mapped_memory_will_do_whatever_may_be_done_with_it(tmp_path: Path, access: int) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(DATA)
+    with path.open("r+b") as mapped:
+        origin = WholeOrigin(
+            lambda offset, size: mmap.mmap(mapped.fileno(), size, offset=offset, access=access)
+        )
+        async with open_fscache() as fscache:
+            await fscache.add_cache(MemoryBackend())
+            fscache.add_netfs(origin)
+            async with await fscache.open_file("origin://file") as file:
+                for offset in range(0, MIB, MIB // 4):
+                    assert await file.read(offset, MIB // 4) == DATA[offset : offset + MIB // 4]
+
+
+def released(offset: int, size: int) -> memoryview:
+    memory = memoryview(DATA)[offset : offset + size]
+    memory.release()
+    return memory
+
+
+def closed(_offset: int, size: int) -> mmap.mmap:
+    memory = mmap.mmap(-1, size)
+    memory.close()
+    return memory
+
+
+def every_second_byte(offset: int, size: int) -> memoryview:
+    return memoryview(DATA)[offset : offset + 2 * size : 2]
+
+
+@pytest.mark.parametrize("answer", [released, closed, every_second_byte])
+async def test_memory_that_cannot_be_read_is_the_adapters_fault_and_harms_nobody_else(
+    answer: Callable[[int, int], object],
+) -> None:
+    origin = WholeOrigin(answer)
+    async with open_fscache() as fscache:
+        await fscache.add_cache(MemoryBackend())
+        fscache.add_netfs(origin)
+        async with await fscache.open_file("origin://file") as file:
+            with pytest.raises(PluginError, match="netfs origin: fetch_whole returned"):
+                await file.read(0, 10_000)
+            origin.answer = lambda offset, size: DATA[offset : offset + size]
+            assert await file.read(0, 10_000) == DATA[:10_000]
