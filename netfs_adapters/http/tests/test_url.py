@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import httpx
 import pytest
 
 from fscache_core.errors import CallerError
@@ -20,7 +21,9 @@ from netfs_http.url import redacted
         ("https://host:80/a", "https://host:80", "/a"),
         ("http://host/a#part", "http://host", "/a"),
         ("http://[2001:DB8::1]:81/a", "http://[2001:db8::1]:81", "/a"),
-        ("http://bücher.example/ü", "http://xn--bcher-kva.example", "/ü"),
+        ("http://Bücher.example/ü", "http://xn--bcher-kva.example", "/ü"),
+        ("http://straße.example/", "http://xn--strae-oqa.example", "/"),
+        ("http://日本。example/", "http://xn--wgv71a.example", "/"),
         ("http://host/%7Ea//b/", "http://host", "/%7Ea//b/"),
     ],
 )
@@ -42,12 +45,20 @@ def test_a_url_is_split_where_its_server_ends(url: str, volume: str, path: str) 
         "http://host/a b",
         "http://host/a\nb",
         "http://" + "ü" * 70 + "/",
+        "http://ü..example/",
+        "http://☃.example/",
     ],
 )
 def test_a_malformed_url_is_refused_in_one_line(url: str) -> None:
     with pytest.raises(CallerError) as caught:
         HttpNetfs().parse_url(url)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("host", ["straße.example", "βόλος.example", "BÜCHER.example", "日本。example"])
+def test_a_host_is_asked_under_the_name_that_httpx_would_ask(host: str) -> None:
+    volume = HttpNetfs().parse_url(f"http://{host}/").volume
+    assert volume == f"http://{httpx.URL(f'http://{host}/').raw_host.decode()}"
 
 
 def test_a_password_in_a_url_is_refused_and_not_repeated() -> None:

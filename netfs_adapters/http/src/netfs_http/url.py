@@ -7,6 +7,7 @@ from urllib.parse import SplitResult, urlsplit
 
 from fscache_core.errors import CallerError
 from fscache_core.hookspecs import Location
+from fscache_core.late_import import importing
 
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 
@@ -37,10 +38,14 @@ def split(url: str) -> Location:
         raise CallerError(
             f"{scheme}://...@{host}: no user or password in a URL; use ~/.netrc (option netrc) or headers"
         )
-    try:
-        host = host.encode("ascii" if host.isascii() else "idna").decode().lower()
-    except UnicodeError:
-        raise CallerError(f"{redacted(url)}: {host!r} is not a host name") from None
+    if not host.isascii():
+        with importing:
+            import idna
+        try:
+            # As httpx does.  Python's own codec is of IDNA 2003, where some names are those of other sites.
+            host = idna.encode(host).decode()
+        except idna.IDNAError as error:
+            raise CallerError(f"{redacted(url)}: {host!r} is not a host name: {error}") from None
     authority = f"[{host}]" if ":" in host else host
     if port is not None and port != _DEFAULT_PORTS[scheme]:
         authority += f":{port}"
