@@ -116,7 +116,10 @@ class NoSpaceError(WorldError):
 
 
 class NoMemoryError(NoSpaceError):
-    """A hook ran out of memory (ENOMEM).  As `NoSpaceError`, and counted under ``oom``."""
+    """There is no memory for a hook, or for what is to be fetched (ENOMEM).
+
+    For a hook as `NoSpaceError`, and counted under ``oom``.
+    """
 
     default_errno = _errno.ENOMEM
 

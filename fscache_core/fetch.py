@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from fscache_core.errors import FscacheError, OfflineError, PluginError, StaleError
+from fscache_core.errors import FscacheError, NoMemoryError, OfflineError, PluginError, StaleError
 from fscache_core.fill_lock import lock_pages, unlock_pages
 from fscache_core.folio import PAGE_SHIFT, PAGE_SIZE, Folio, PageRuns, page_count
 from fscache_core.outcome import WriteOutcome
@@ -48,7 +48,11 @@ STORE_SECONDS = 0.5
 
 
 class Fetch:
-    """Pages ``first`` to ``end - 1`` on their way.  Made and started by `InodeFetches`."""
+    """Pages ``first`` to ``end - 1`` on their way.  Made and started by `InodeFetches`.
+
+    Raises:
+      NoMemoryError: there is none for them; names file and range.
+    """
 
     __slots__ = (
         "_ask_cache",
@@ -79,7 +83,11 @@ class Fetch:
         self.wanted = not ask_cache  #: a reader missed all of it, and nothing was read ahead
         offset = first << PAGE_SHIFT
         self.size = min(n_pages << PAGE_SHIFT, inode.size - offset)  #: bytes
-        self._buffer = memoryview(inode.volume.domain.fetch_buffers.take(self.size))
+        try:
+            self._buffer = memoryview(inode.volume.domain.fetch_buffers.take(self.size))
+        except NoMemoryError as error:
+            what = f"{inode}, bytes {offset} to {offset + self.size - 1}"
+            raise NoMemoryError(f"{what}, cannot be fetched: {error}") from error.__cause__
         self._lot = trio.lowlevel.ParkingLot()
         self.ready = PageRuns()  #: pages whose bytes are in the buffer, known to be right
         self.read = PageRuns()  #: pages that some reader has had

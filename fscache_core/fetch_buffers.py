@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import mmap
 
+from fscache_core.errors import NoMemoryError
+
 #: Bytes kept for the next fetches while some are under way.
 FREE_SIZE = 16 << 20
 
@@ -29,14 +31,23 @@ class FetchBuffers:
         self.size = 0  #: bytes
 
     def take(self, size: int) -> bytearray | _Memory:
-        """A buffer of ``size`` bytes, whatever is in it."""
-        if size < SMALLEST_KEPT:
-            return bytearray(size)
+        """A buffer of ``size`` bytes, whatever is in it.
+
+        Raises:
+          NoMemoryError: there is none.  What is free is let go, for whoever tries next.
+        """
         for at in reversed(range(len(self._free))):  # the latest: the processor may have it still
             if len(self._free[at]) == size:
                 self.size -= size
                 return self._free.pop(at)
-        return _Memory(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)  # a forked child has its own
+        try:
+            if size < SMALLEST_KEPT:
+                return bytearray(size)
+            # Private: a forked child has its own.
+            return _Memory(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        except (OSError, MemoryError) as error:
+            self.clear()
+            raise NoMemoryError(f"no memory for {size} bytes") from error
 
     def give(self, buffer: object) -> None:
         """Take back what `take` gave, unless somebody holds on to it in spite of the contract.

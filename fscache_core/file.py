@@ -101,6 +101,7 @@ class File:
         Raises:
           StaleError: the origin has another version, and this one is not cached there.
           OriginError: what is not cached could not be fetched; names origin, file and cause.
+          NoMemoryError: there is no memory to fetch it into; names file and range.
           CallerError: the file is closed, or the offset negative.
 
         Cancellation: the content of the buffer is undefined; nothing else is changed.

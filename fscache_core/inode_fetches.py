@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from fscache_core.errors import NoMemoryError
 from fscache_core.fetch import Fetch
 from fscache_core.folio import PAGE_SHIFT, PAGE_SIZE, PageRuns, page_count
 
@@ -93,12 +94,21 @@ class InodeFetches:
         return (page + window) // self._step * self._step
 
     def start(self, page: int, n_pages: int, ahead: int, reader: Window) -> None:
-        """Start fetching a gap, at most a window of it; and what lies ahead, if the reader wants that."""
+        """Start fetching a gap, at most a window of it; and what lies ahead, if the reader wants that.
+
+        Raises:
+          NoMemoryError: there is none for ``page``; names file and range.
+        """
         obj = self._inode.cookie.object
         if self._volume.domain.has_caches and (obj is None or not obj.active):
             self._volume.stats.fallbacks += 1
         window = self.window_pages()
-        self._start_run(page, min(n_pages, window), reader, ask_cache=False)
+        try:
+            self._start_run(page, min(n_pages, window), reader, ask_cache=False)
+        except NoMemoryError:
+            if self.of(page) is None:
+                raise
+            return  # as this comes, its reader asks for more
         last = page + min(n_pages, window)
         if n_pages <= window and ahead > last << PAGE_SHIFT:
             self.read_ahead(last << PAGE_SHIFT, ahead, reader)
@@ -109,7 +119,7 @@ class InodeFetches:
             reader.refused(offset)
 
     def fetch_on(self, offset: int, ahead: int, reader: Window) -> bool:
-        """`read_ahead`; False if it is not the time."""
+        """`read_ahead`; False if it is not the time, or there is no memory for all of it."""
         domain = self._volume.domain
         if domain.stores_size > domain.limits.store_size // 2 or self._volume.closed:
             return False
@@ -119,7 +129,10 @@ class InodeFetches:
         for fetch in (*self.under_way, *self.kept):
             known.add(fetch.first, fetch.end - fetch.first)
         for first, n_pages in list(known.gaps(page, end - page)):
-            self._start_run(first, n_pages, reader, ask_cache=True)
+            try:
+                self._start_run(first, n_pages, reader, ask_cache=True)
+            except NoMemoryError:
+                return False
         return True
 
     @property

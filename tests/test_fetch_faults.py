@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import mmap
 import random
 from typing import TYPE_CHECKING
@@ -10,7 +11,7 @@ import pytest
 import trio
 import trio.testing
 
-from fscache_core import Limits, PluginError, open_fscache
+from fscache_core import Limits, NoMemoryError, PluginError, Readahead, fetch_buffers, open_fscache
 from fscache_core.hookspecs import netfs_hook
 from fscache_core.testing.one_file import OneFile
 from fscache_memory import MemoryBackend
@@ -136,3 +137,81 @@ async def test_memory_that_cannot_be_read_is_the_adapters_fault_and_harms_nobody
                 await file.read(0, 10_000)
             origin.answer = lambda offset, size: DATA[offset : offset + size]
             assert await file.read(0, 10_000) == DATA[:10_000]
+
+
+class ScarceMemory(fetch_buffers._Memory):
+    """What fetches get of the system, unless it is told to refuse."""
+
+    is_refused: Callable[[int], bool]  #: asked with the size
+
+    def __new__(cls, fileno: int, size: int, **options: int) -> ScarceMemory:
+        if cls.is_refused(size):
+            raise OSError(errno.ENOMEM, "Cannot allocate memory")
+        return super().__new__(cls, fileno, size, **options)
+
+
+@pytest.fixture
+def scarce_memory(monkeypatch: pytest.MonkeyPatch) -> type[ScarceMemory]:
+    monkeypatch.setattr(ScarceMemory, "is_refused", lambda size: True, raising=False)
+    monkeypatch.setattr(fetch_buffers, "_Memory", ScarceMemory)
+    return ScarceMemory
+
+
+async def test_without_memory_a_reader_is_told_what_cannot_be_fetched_and_can_try_again(
+    scarce_memory: type[ScarceMemory],
+) -> None:
+    async with open_fscache() as fscache:
+        await fscache.add_cache(MemoryBackend())
+        fscache.add_netfs(Origin(DATA))
+        async with await fscache.open_file("origin://file") as file:
+            with pytest.raises(NoMemoryError, match=r"origin://file, bytes 1048576 to 2097151, .* no memory"):
+                await file.read(MIB, MIB)
+            scarce_memory.is_refused = lambda size: False
+            assert await file.read(MIB, MIB) == DATA[MIB : 2 * MIB]
+
+
+async def test_without_memory_nothing_is_read_ahead_until_there_is_some(
+    scarce_memory: type[ScarceMemory],
+) -> None:
+    class Noting(Origin):
+        def __init__(self) -> None:
+            super().__init__(DATA)
+            self.sizes: list[int] = []
+
+        @netfs_hook
+        async def fetch(
+            self, netfs_data: object, offset: int, buffer: memoryview, arrived: Callable[[int], None]
+        ) -> None:
+            self.sizes.append(len(buffer))
+            await super().fetch(netfs_data, offset, buffer, arrived)
+
+    origin, piece = Noting(), MIB // 16
+    async with open_fscache() as fscache:
+        await fscache.add_cache(MemoryBackend())
+        fscache.add_netfs(origin)
+        async with await fscache.open_file("origin://file") as file:
+            for offset in range(0, 2 * MIB, piece):
+                assert await file.read(offset, piece) == DATA[offset : offset + piece]
+            assert max(origin.sizes) < fetch_buffers.SMALLEST_KEPT
+            scarce_memory.is_refused = lambda size: False
+            for offset in range(2 * MIB, 4 * MIB, piece):
+                assert await file.read(offset, piece) == DATA[offset : offset + piece]
+            assert max(origin.sizes) >= MIB
+
+
+async def test_where_there_is_memory_for_some_of_a_range_the_rest_comes_after_it(
+    scarce_memory: type[ScarceMemory],
+) -> None:
+    asked: list[int] = []
+
+    def refuse_second(size: int) -> bool:
+        asked.append(size)
+        return len(asked) == 2
+
+    scarce_memory.is_refused = refuse_second
+    async with open_fscache(readahead=Readahead(fetch_size=MIB)) as fscache:
+        await fscache.add_cache(MemoryBackend())
+        fscache.add_netfs(Origin(DATA))
+        async with await fscache.open_file("origin://file") as file:
+            assert await file.read(0, 4 * MIB) == DATA
+    assert len(asked) > 2
