@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import random
 import socket
+from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING
 
 import pytest
@@ -102,6 +104,24 @@ async def test_a_server_that_accepts_and_says_nothing_times_out(
         with pytest.raises(OriginTimeoutError, match="no answer in time"):
             await netfs.look_up(volume, "/a")
         await netfs.close_volume(volume)
+
+
+async def test_a_banner_that_arrives_garbled_is_a_fault_of_the_origin(
+    server: OpenSSHServer, make_netfs: MakeNetfs, nursery: trio.Nursery
+) -> None:
+    async def garble(stream: trio.SocketStream) -> None:
+        await stream.send_all(b"SSH-2.0-Open\xd3SH\r\n")
+        with suppress(trio.BrokenResourceError):
+            async for _ in stream:
+                pass
+
+    (listener,) = await nursery.start(partial(trio.serve_tcp, garble, 0, host="127.0.0.1"))
+    netfs, port = make_netfs(server), listener.socket.getsockname()[1]
+    volume = await netfs.open_volume(netfs.parse_url(f"sshfs://joe@127.0.0.1:{port}"))
+    with pytest.raises(OriginUnreachableError, match=f":{port}/a: cannot connect: the answer makes no sense"):
+        await netfs.look_up(volume, "/a")
+    await netfs.close_volume(volume)
+    nursery.cancel_scope.cancel()
 
 
 async def test_a_first_connection_that_a_busy_server_breaks_off_is_tried_again(

@@ -196,6 +196,16 @@ async def test_a_file_that_is_no_key_is_a_callers_error(
         await look_up_root(make_netfs(server, client_keys=key), server.url, server)
 
 
+@pytest.mark.parametrize("text", ["nothing\n", "caf\xe9 ssh-ed25519 AAAA\n"])
+async def test_known_hosts_that_make_no_sense_are_a_callers_error(
+    server: OpenSSHServer, tmp_path: Path, make_netfs: MakeNetfs, text: str
+) -> None:
+    known_hosts = tmp_path / "known_hosts"
+    known_hosts.write_bytes(text.encode("latin-1"))
+    with pytest.raises(CallerError, match="cannot connect: "):
+        await look_up_root(make_netfs(server, known_hosts=known_hosts), server.url, server)
+
+
 async def test_a_key_that_needs_a_passphrase_is_a_callers_error(
     server: OpenSSHServer, tmp_path: Path, make_netfs: MakeNetfs
 ) -> None:

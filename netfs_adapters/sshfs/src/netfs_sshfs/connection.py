@@ -17,7 +17,15 @@ from typing import TYPE_CHECKING, TypeVar
 import asyncssh
 
 from fscache_core.errors import FscacheError, OriginTimeoutError, OriginUnreachableError
-from netfs_sshfs.faults import FAULTS, LOST, about, was_answered, why_failed, why_not_connected
+from netfs_sshfs.faults import (
+    FAULTS,
+    LOST,
+    about,
+    was_answered,
+    why_failed,
+    why_not_asked,
+    why_not_connected,
+)
 from netfs_sshfs.handles import Handles
 from netfs_sshfs.url import DEFAULT_PORT
 from netfs_sshfs.wire import Road
@@ -183,8 +191,18 @@ class Connection:
     async def _connect(self) -> Session:
         client = _HostKey()
         try:
+            asked = self._login(client)
+        except (*FAULTS, ValueError) as error:
+            raise why_not_asked(error) from error
+        try:
             async with asyncio.timeout(self.options.connect_timeout):
-                connection = await self._log_in(client)
+                # Host and port are named here, not only in the options: `connect` would overrule them.
+                connection = await asyncssh.connect(
+                    self.endpoint.host,
+                    self.endpoint.port,
+                    options=asked,
+                    tunnel=Road(asked) if _is_direct(asked) else asked.tunnel,
+                )
                 try:
                     sftp = await connection.start_sftp_client(path_encoding=None)
                 except BaseException as error:
@@ -198,7 +216,8 @@ class Connection:
         self._session = Session(connection, sftp, self.options)
         return self._session
 
-    async def _log_in(self, client: _HostKey) -> asyncssh.SSHClientConnection:
+    def _login(self, client: _HostKey) -> asyncssh.SSHClientConnectionOptions:
+        """What to log in with.  Reads all files that the options name: what is wrong in one is found here."""
         endpoint, options = self.endpoint, self.options
         known_hosts: object = () if options.known_hosts is None else list(options.known_hosts) or b""
         asked = asyncssh.SSHClientConnectionOptions(
@@ -227,9 +246,8 @@ class Connection:
             more["keepalive_interval"] = _KEEPALIVE_SECONDS
         asked = asyncssh.SSHClientConnectionOptions(asked, **more)
         client.known_hosts = asked.known_hosts or _default_known_hosts()
-        tunnel = Road(asked) if _is_direct(asked) else asked.tunnel
-        # Named here, not only in the options: `connect` would overrule them.
-        return await asyncssh.connect(endpoint.host, endpoint.port, options=asked, tunnel=tunnel)
+        asyncssh.match_known_hosts(client.known_hosts, endpoint.host, "", None)
+        return asked
 
     def _drop(self, session: Session) -> None:
         session.connection.abort()

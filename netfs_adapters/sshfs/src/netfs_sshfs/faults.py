@@ -24,6 +24,11 @@ LOST = (asyncssh.DisconnectError, asyncssh.SFTPConnectionLost, asyncssh.SFTPNoCo
 FAULTS = (asyncssh.Error, OSError)
 
 
+def why_not_asked(error: Exception) -> FscacheError:
+    """Say what of our options makes no sense, before a server is asked; the message is the cause alone."""
+    return CallerError(f"cannot connect: {_one_line(error)}")
+
+
 def why_not_connected(error: Exception, host_key: str | None) -> FscacheError:
     """Say why there is no connection; the message is the cause alone.
 
@@ -40,8 +45,10 @@ def why_not_connected(error: Exception, host_key: str | None) -> FscacheError:
             )
         case TimeoutError():
             return OriginTimeoutError("cannot connect: no answer in time")
-        case asyncssh.KeyImportError() | asyncssh.ConfigParseError() | ValueError():
+        case asyncssh.KeyImportError() | asyncssh.ConfigParseError():  # read again once the host is known
             return CallerError(f"cannot connect: {cause}")
+        case ValueError():
+            return OriginUnreachableError(f"cannot connect: the answer makes no sense: {cause}")
         case asyncssh.ConnectionLost() | OSError():
             return OriginUnreachableError(f"cannot connect: {cause}")
         case asyncssh.DisconnectError() if "authentication" in cause:  # too many failures of it
