@@ -186,9 +186,8 @@ async def test_a_backend_serves_one_cache_at_a_time(bench: Bench) -> None:
 
 @pytest.mark.parametrize("hook", ["bind_cache", "unbind_cache"])
 async def test_a_backend_is_in_use_from_before_it_is_bound_until_it_is_let_go(
-    hook: str, bench: Bench, mock_clock: trio.testing.MockClock
+    hook: str, bench: Bench
 ) -> None:
-    """On a clock that stands still: a hook that hangs is not given up."""
     backend, faults = Careless(), Faults()
     stuck = faults.arm(hook, Hang())
 
