@@ -76,6 +76,14 @@ async def test_what_passes_is_asked_for_again(origin: CountingOrigin, reader: Re
     assert len(origin.ranges_for(PATH)) == 3
 
 
+async def test_what_breaks_off_twice_goes_on_where_it_broke(origin: CountingOrigin, reader: Reader) -> None:
+    file = await reader.look_up("cat.jpg")
+    origin.fault(PATH, Fault(short_by=800_000), times=2)
+    assert await fetch_whole(reader, file, 0, len(DATA)) == DATA
+    first, again, third = (start for start, _ in origin.ranges_for(PATH))
+    assert first == again == 0 < third
+
+
 async def test_an_origin_that_went_away_is_reported(
     origin: CountingOrigin, autojump_clock: trio.testing.MockClock
 ) -> None:

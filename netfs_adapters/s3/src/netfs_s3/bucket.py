@@ -22,6 +22,7 @@ import trio
 
 from fscache_core.errors import UnsupportedError
 from fscache_core.late_import import importing
+from netfs_s3.arrival import Arrival
 from netfs_s3.fault import Fault, FaultKind, from_obstore
 from netfs_s3.listing import Page, request_page
 from netfs_s3.location import ObjectName, printable
@@ -35,7 +36,6 @@ if TYPE_CHECKING:
     from obstore.store import S3Store
 
     from netfs_s3.account import Account
-    from netfs_s3.arrival import Arrival
     from netfs_s3.upload import Upload
 
 P = ParamSpec("P")
@@ -48,6 +48,8 @@ _REQUEST_TIMEOUT = timedelta(days=1)
 #: Objects longer than this (bytes) are sent in parts of this size; S3 takes up to 10 000, hence 160 GB.
 PART_SIZE = 16 << 20
 PARTS_AT_ONCE = 4
+#: After these, some of what was asked for may have come.
+_BROKEN_OFF = frozenset({FaultKind.LOST, FaultKind.TIMEOUT})
 _SIGNATURE_LIFE = timedelta(minutes=15)
 _CLOSE_SECONDS = 1.0
 
@@ -119,11 +121,22 @@ class Bucket:
 
         Raises: as `fetch_whole`.
         """
+        await self._fetch(name, version, offset, arrival, Patience(self.deadlines))
+
+    async def _fetch(
+        self, name: ObjectName, version: ObjectVersion, offset: int, arrival: Arrival, patience: Patience
+    ) -> None:
         await self._of_version(
-            lambda by_id: self._get_into(name, version, by_id, offset, arrival), name, version, arrival
+            lambda by_id: self._get_into(name, version, by_id, offset, arrival),
+            name,
+            version,
+            patience,
+            arrival,
         )
 
-    async def fetch_whole(self, name: ObjectName, version: ObjectVersion, offset: int, size: int) -> Bytes:
+    async def fetch_whole(
+        self, name: ObjectName, version: ObjectVersion, offset: int, size: int
+    ) -> Bytes | bytearray:
         """Bytes of exactly this version, ``size`` of them.
 
         If the object was overwritten meanwhile, the version is asked for by its id, where it has one.
@@ -131,18 +144,30 @@ class Bucket:
         Raises:
           Fault: ``CHANGED`` if the version cannot be had any more.
         """
-        return await self._of_version(
-            lambda by_id: self._get_whole(name, version, by_id, offset, size), name, version
-        )
+        patience = Patience(self.deadlines)
+        try:
+            return await self._of_version(
+                lambda by_id: self._get_whole(name, version, by_id, offset, size), name, version, patience
+            )
+        except Fault as fault:
+            if fault.kind not in _BROKEN_OFF:
+                raise
+            await patience.wait_before_retry(fault)
+        # What came of it is lost.  In pieces it goes on where it breaks off the next time: somebody on the
+        # way may let no answer through that is as long.
+        buffer = bytearray(size)
+        with Arrival(memoryview(buffer), lambda n: None) as arrival:
+            await self._fetch(name, version, offset, arrival, patience)
+        return buffer
 
     async def _of_version(
         self,
         get: Callable[[bool], R],
         name: ObjectName,
         version: ObjectVersion,
+        patience: Patience,
         arrival: Arrival | None = None,
     ) -> R:
-        patience = Patience(self.deadlines)
         by_id = name.version_id is not None
         overwritten: Fault | None = None
         while True:
@@ -150,6 +175,8 @@ class Bucket:
             try:
                 return await self._in_thread(get, by_id)
             except Fault as fault:
+                if arrival is None and fault.kind in _BROKEN_OFF:
+                    raise
                 if arrival is not None and arrival.size > had:
                     patience.progress()
                 if fault.kind in (FaultKind.CHANGED, FaultKind.NOT_FOUND):

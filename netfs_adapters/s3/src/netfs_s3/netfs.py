@@ -229,7 +229,7 @@ class S3Netfs:
                 raise fault.error(what) from None
 
     @netfs_hook
-    async def fetch_whole(self, netfs_data: S3File, offset: int, size: int) -> Bytes:
+    async def fetch_whole(self, netfs_data: S3File, offset: int, size: int) -> Bytes | bytearray:
         bucket, version = netfs_data.bucket, netfs_data.known_version()
         try:
             return await bucket.fetch_whole(netfs_data.name, version, offset, size)
