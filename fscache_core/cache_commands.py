@@ -54,9 +54,9 @@ async def warm(
             warming = Warming(progress, failures.report, n_jobs=jobs, recursive=recursive)
             await warming.run(fscache, urls)
         summary = {
-            "files": progress.n_files_done,
+            "files": warming.n_files,
             "failed": failures.n,
-            "bytes": progress.n_bytes_done,
+            "bytes": warming.n_bytes,
             "bytes_from_origin": sum(volume.stats.bytes_from_origin for volume in fscache.volumes),
             "weak": warming.n_weak,
             "seconds": round(time.monotonic() - started, 3),
@@ -64,13 +64,11 @@ async def warm(
     if as_json:
         write_json(summary)
     else:
-        weak = f"; {warming.n_weak} of them with weak evidence" if warming.n_weak else ""
-        write_lines(
-            [
-                f"{summary['files']} file(s) cached, {summary['bytes']} bytes, of which "
-                f"{summary['bytes_from_origin']} were fetched now{weak}"
-            ]
-        )
+        line = f"{summary['files']} file(s) cached, {summary['bytes']} bytes"
+        line += f", {warming.n_weak} with weak evidence" if warming.n_weak else ""
+        line += f"; {summary['bytes_from_origin']} bytes were fetched now"
+        line += f"; {failures.n} failed" if failures.n else ""
+        write_lines([line])
     return failures.status
 
 

@@ -163,13 +163,20 @@ class Found:
 
 
 async def walk(
-    volume: Volume, path: str, report: Callable[[FscacheError], None], parts: tuple[str, ...] = ()
+    volume: Volume,
+    path: str,
+    report: Callable[[FscacheError], None],
+    parts: tuple[str, ...] = (),
+    *,
+    local: bool,
 ) -> AsyncGenerator[Found, None]:
     """Yield everything below a directory, a directory before what is in it.
 
     A symbolic link to a file counts as that file.  One to a directory is reported and not followed: it may
-    lead round in a circle.  What cannot be listed or has no place in a local tree is reported as well,
-    and the walk goes on.
+    lead round in a circle.  What cannot be listed is reported as well, and the walk goes on.
+
+    Args:
+      local: whether local files are to have these names.  What has no place in a local tree is reported then.
     """
     try:
         entries = await volume.list_directory(path)
@@ -180,9 +187,13 @@ async def walk(
         below = join(path, entry.name)
         where = volume.named(below)
         attributes = entry.attributes
-        if entry.name in ("", ".", "..") or "/" in entry.name or "\0" in entry.name:
+        if local and (entry.name == "" or "/" in entry.name or "\0" in entry.name):
             # An object store may list such names, and one of them could lead out of the destination.
             report(OriginError(f"{where}: skipped: {entry.name!r} is not a name a local file can have"))
+            continue
+        unnamed = entry.name == "" and attributes.kind is FileKind.DIRECTORY
+        if unnamed or not {".", ".."}.isdisjoint(entry.name.split("/")):
+            report(OriginError(f"{where}: skipped: {entry.name!r} names nothing in that directory"))
             continue
         if attributes.kind is FileKind.SYMLINK:
             try:
@@ -198,7 +209,7 @@ async def walk(
             continue
         yield Found(below, (*parts, entry.name), attributes)
         if attributes.kind is FileKind.DIRECTORY:
-            async with aclosing(walk(volume, below, report, (*parts, entry.name))) as tree:
+            async with aclosing(walk(volume, below, report, (*parts, entry.name), local=local)) as tree:
                 async for found in tree:
                     yield found
 
@@ -231,7 +242,7 @@ async def copy_tree(
     async with trio.open_nursery() as nursery, send_found:
         for _ in range(n_tasks):
             nursery.start_soon(copy_files)
-        async with aclosing(walk(volume, path, report)) as tree:
+        async with aclosing(walk(volume, path, report, local=True)) as tree:
             async for found in tree:
                 if found.attributes.kind is FileKind.DIRECTORY:
                     try:

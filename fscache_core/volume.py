@@ -153,7 +153,8 @@ class Volume:
             return None
         try:
             await inode.wait_stored()
-            obj = inode.cookie.object
+            if (obj := inode.cookie.object) is not None:
+                await obj.wait_known()  # it may be being made: nothing of an empty file waits to be stored
             if obj is None or not obj.active:
                 return None
             runs = await object_request.resident_pages(obj)

@@ -33,7 +33,9 @@ class Warming:
     def __init__(
         self, meter: Meter, report: Callable[[FscacheError], None], *, n_jobs: int, recursive: bool
     ) -> None:
-        self.n_weak = 0  #: files whose version evidence is not strong
+        self.n_files = 0  #: cached now, all of each
+        self.n_bytes = 0  #: of these files
+        self.n_weak = 0  #: of these files, how many have version evidence that is not strong
         self._meter = meter
         self._report = report
         self._recursive = recursive
@@ -67,7 +69,7 @@ class Warming:
         finally:
             self._slots.release()
         if is_tree:
-            async with aclosing(walk(volume, path, self._report)) as tree:
+            async with aclosing(walk(volume, path, self._report, local=False)) as tree:
                 async for found in tree:
                     if found.attributes.kind is FileKind.FILE:
                         await self._slots.acquire()
@@ -79,12 +81,14 @@ class Warming:
             await file.warm(self._meter.advance)
             # A cache without room takes no more, and nobody who reads is told; here it is the whole point.
             cached = await volume.status(path)
-            size = cached.cached_size if cached is not None else 0
-            if size is not None and size < file.size:
+            if cached is None or (cached.cached_size is not None and cached.cached_size < file.size):
+                size = 0 if cached is None else cached.cached_size
+                took = f"{size} of {file.size} bytes" if file.size else "nothing of it"
                 raise RefusedError(
-                    f"{volume.named(path)}: the cache took {size} of {file.size} bytes; "
-                    "it is full, or stopped working"
+                    f"{volume.named(path)}: the cache took {took}; it is full, or stopped working"
                 )
+            self.n_files += 1
+            self.n_bytes += file.size
             if file.attributes.strength is not Strength.STRONG:
                 self.n_weak += 1
         self._meter.finish_file()

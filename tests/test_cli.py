@@ -85,6 +85,15 @@ def shell(tmp_path: Path) -> Shell:
     return Shell(home)
 
 
+def s3_variables(server: S3Server) -> dict[str, str]:
+    return {
+        "AWS_ENDPOINT_URL": server.endpoint,
+        "AWS_REGION": server.region,
+        "AWS_ACCESS_KEY_ID": server.access_key,
+        "AWS_SECRET_ACCESS_KEY": server.secret_key,
+    }
+
+
 @pytest.fixture
 def origin(fscache_http_origin: CountingOrigin) -> CountingOrigin:
     fscache_http_origin.put("a.bin", CONTENT)
@@ -653,12 +662,7 @@ def test_ls_of_a_server_gives_urls_and_lists_a_single_file(
 ) -> None:
     fscache_s3.create_bucket("fscache-cli-ls")
     fscache_s3.put("fscache-cli-ls", "d/50% ü#.bin", CONTENT)
-    shell.environment |= {
-        "AWS_ENDPOINT_URL": fscache_s3.endpoint,
-        "AWS_REGION": fscache_s3.region,
-        "AWS_ACCESS_KEY_ID": fscache_s3.access_key,
-        "AWS_SECRET_ACCESS_KEY": fscache_s3.secret_key,
-    }
+    shell.environment |= s3_variables(fscache_s3)
     top = fscache_sftp.root / "cli-ls"
     top.mkdir(exist_ok=True)
     (top / "50% ü#.bin").write_bytes(CONTENT)
@@ -889,9 +893,7 @@ def test_ctrl_c_ends_warm_and_keeps_what_arrived(
 def test_warm_says_how_much_it_did(shell: Shell, origin: CountingOrigin, cachefiles: str) -> None:
     arguments = ("warm", "--cache", cachefiles, origin.url("a.bin"))
     n = len(CONTENT)
-    assert shell.output(*arguments).decode() == (
-        f"1 file(s) cached, {n} bytes, of which {n} were fetched now\n"
-    )
+    assert shell.output(*arguments).decode() == (f"1 file(s) cached, {n} bytes; {n} bytes were fetched now\n")
     drawn = on_a_terminal(shell, *arguments)
     assert "warming" in drawn
     assert "250.0/250.0 KiB" in drawn
@@ -905,6 +907,54 @@ def test_warm_fails_for_a_file_that_the_cache_has_no_room_for(
     assert done.returncode == ExitStatus.REFUSED
     assert done.stderr.count(b"\n") == 1
     assert f"of {len(CONTENT)} bytes".encode() in done.stderr
+
+
+def test_warm_fails_for_an_empty_file_that_the_cache_has_no_room_for(
+    shell: Shell, origin: CountingOrigin, cachefiles: str
+) -> None:
+    origin.put("empty", b"")
+    full = f"{cachefiles},max_bytes=10"
+    done = shell.run("warm", "--json", "--cache", full, origin.url("empty"))
+    assert done.returncode == ExitStatus.REFUSED
+    assert json.loads(done.stdout)["files"] == 0
+    assert b"empty: the cache took nothing of it; it is full, or stopped working" in done.stderr
+    assert warmed(shell, "--cache", f"{cachefiles}2", origin.url("empty"))["files"] == 1
+
+
+def test_warm_counts_what_is_cached_and_what_failed_apart(
+    shell: Shell, origin: CountingOrigin, cachefiles: str
+) -> None:
+    origin.put("small", b"abc")
+    urls = [origin.url(name) for name in ("small", "a.bin", "missing")]
+    arguments = ("warm", "--jobs", "1", "--cache", f"{cachefiles},max_bytes=128K", *urls)
+    done = shell.run(*arguments)
+    fetched = 3 + len(CONTENT)
+    assert done.stdout.decode() == f"1 file(s) cached, 3 bytes; {fetched} bytes were fetched now; 2 failed\n"
+    done = shell.run(*arguments, "--json")
+    assert {**json.loads(done.stdout), "seconds": 0} == {
+        "files": 1, "failed": 2, "bytes": 3, "bytes_from_origin": len(CONTENT), "weak": 0, "seconds": 0
+    }  # fmt: skip
+
+
+@pytest.mark.integration
+def test_warm_takes_names_that_no_local_file_can_have(
+    shell: Shell, fscache_s3: S3Server, cachefiles: str, tmp_path: Path
+) -> None:
+    bucket = "fscache-cli-odd"
+    fscache_s3.create_bucket(bucket)
+    keys = ["plain", "odd/sl//ash", "odd//", "/lead", "trail/", "trail/x"]
+    for key in keys:
+        fscache_s3.put(bucket, key, key.encode())
+    shell.environment |= s3_variables(fscache_s3)
+    found = warmed(shell, "-r", "--cache", cachefiles, f"s3://{bucket}")
+    assert (found["files"], found["failed"]) == (len(keys), 0)
+    for key in keys:
+        assert shell.output("cat", "--offline", "--cache", cachefiles, f"s3://{bucket}/{key}") == key.encode()
+    done = shell.run("cp", "-r", "--cache", cachefiles, f"s3://{bucket}", tmp_path / "copy")
+    assert done.returncode == ExitStatus.ORIGIN
+    assert done.stderr.count(b"is not a name a local file can have") == 4
+    copied = {str(path.relative_to(tmp_path / "copy")) for path in (tmp_path / "copy").rglob("*")}
+    assert copied == {"plain", "odd", "odd/sl", "trail", "trail/x"}
 
 
 def test_warm_without_a_usable_cache_fails(shell: Shell, origin: CountingOrigin, tmp_path: Path) -> None:
@@ -1475,12 +1525,7 @@ def test_sshfs_refused_and_unreachable_have_statuses_of_their_own(
 def test_s3_refused_is_a_status_of_its_own(shell: Shell, fscache_s3: S3Server) -> None:
     fscache_s3.create_bucket("fscache-cli")
     fscache_s3.put("fscache-cli", "a b/ü#%.bin", CONTENT)
-    shell.environment |= {
-        "AWS_ENDPOINT_URL": fscache_s3.endpoint,
-        "AWS_REGION": fscache_s3.region,
-        "AWS_ACCESS_KEY_ID": fscache_s3.access_key,
-        "AWS_SECRET_ACCESS_KEY": fscache_s3.secret_key,
-    }
+    shell.environment |= s3_variables(fscache_s3)
     assert shell.output("cat", *MEMORY, "s3://fscache-cli/a b/ü#%.bin") == CONTENT
     copy = shell.home / "copy"
     shell.output("cp", "-r", *MEMORY, "s3://fscache-cli", copy)
