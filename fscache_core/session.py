@@ -38,6 +38,8 @@ from fscache_core.output import printable
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 
+    from fscache_core.hookspecs import Location
+
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -188,6 +190,7 @@ class Session:
         for url, coherency in self.configuration.volumes.items():
             if scheme_of(url) in schemes:
                 with suppress(InstallationError):
+                    _check_whole_volume(url, fscache.locate(url))
                     fscache.set_coherency(url, coherency)
             else:
                 self._require_netfs(scheme_of(url))
@@ -196,6 +199,15 @@ class Session:
         """Refuse the name of an adapter that is not installed."""
         if name not in {plugin.name for plugin in plugins.installed(plugins.NETFS_GROUP)}:
             raise plugins.unknown_plugin(plugins.NETFS_GROUP, name)
+
+
+def _check_whole_volume(url: str, location: Location) -> None:
+    """Refuse a section of the configuration that would hold for more than it names."""
+    if location.path.strip("/"):
+        raise CallerError(
+            f'[volume."{url}"] is about a part of a volume; coherency is chosen for a whole one: '
+            f'[volume."{location.volume}"]'
+        )
 
 
 def _tell_of_stale_files(fscache: FsCache) -> None:

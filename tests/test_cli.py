@@ -1266,6 +1266,20 @@ def test_a_misspelt_volume_of_the_configuration_does_not_go_unnoticed(
     assert volume.partition(":")[0] in complaint
 
 
+def test_a_section_for_what_is_below_a_volume_is_refused(
+    shell: Shell, origin: CountingOrigin, tmp_path: Path
+) -> None:
+    file, volume = tmp_path / "c.toml", origin.url("").rstrip("/")
+    file.write_text(f'[volume."{volume}/a.bin"]\ncoherency = "immutable"\n')
+    arguments = ("stat", "--config", file, origin.url("a.bin"))
+    assert shell.complaint(ExitStatus.USAGE, *arguments) == (
+        f'[volume."{volume}/a.bin"] is about a part of a volume; coherency is chosen for a whole one: '
+        f'[volume."{volume}"]'
+    )
+    file.write_text(f'[volume."{volume}/"]\ncoherency = "immutable"\n')
+    assert b"\ncoherency  immutable\n" in shell.output(*arguments)
+
+
 def test_a_volume_of_the_configuration_matters_only_where_it_is_used(
     shell: Shell, origin: CountingOrigin, tmp_path: Path
 ) -> None:
