@@ -114,8 +114,9 @@ class Volume:
         """Open a file in the version that coherency allows.
 
         Args:
-          reopen: what to do when the version is found to be gone before anything was read: ``auto`` opens
-            the new one, ``never`` raises `StaleError`.
+          reopen: what to do when the version is found to be gone: ``auto`` opens the new one, as long as
+            nothing of the file was read (and its size was not asked for, unless that is the same), and
+            once; ``never``, and ``auto`` when it is too late, raises `StaleError`.
 
         Raises:
           OriginError and its kinds: the origin's answer.

@@ -79,6 +79,20 @@ def test_what_is_no_sshfs_url_is_refused(netfs: SshfsNetfs, url: str) -> None:
         netfs.parse_url(url)
 
 
+@pytest.mark.parametrize(
+    ("url", "complaint"),
+    [
+        ("sshfs:///a", "sshfs:///a: no host; expected sshfs://user@host:port/path"),
+        ("sshfs://joe@/a", "sshfs://joe@/a: no host; expected sshfs://user@host:port/path"),
+        ("sshfs://@host/a", "not user@host:port in an sshfs URL: '@host'"),
+    ],
+)
+def test_what_is_wrong_with_a_url_is_said(netfs: SshfsNetfs, url: str, complaint: str) -> None:
+    with pytest.raises(CallerError) as caught:
+        netfs.parse_url(url)
+    assert str(caught.value) == complaint
+
+
 def test_a_password_in_a_url_is_refused_and_not_repeated(netfs: SshfsNetfs) -> None:
     with pytest.raises(CallerError, match="use a key or an ssh-agent") as caught:
         netfs.parse_url("sshfs://joe:s3cret@host/a")

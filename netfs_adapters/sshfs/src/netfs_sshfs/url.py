@@ -61,6 +61,8 @@ def split_url(url: str, config: tuple[str, ...] | None) -> tuple[Endpoint, str]:
             f"sshfs://{printable(authority.rpartition('@')[2])}: "
             "a password in a URL ends up in logs; use a key or an ssh-agent"
         )
+    if not authority.rpartition("@")[2]:
+        raise CallerError(f"{printable(url)}: no host; expected sshfs://user@host:port/path")
     match = _AUTHORITY.fullmatch(authority)
     if match is None or match["user"] == "":
         raise CallerError(f"not user@host:port in an sshfs URL: {printable(authority)!r}")
