@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from fscache_core.errors import CallerError
 from fscache_core.fetch_buffers import FetchBuffers
 from fscache_core.fetch_memory import FetchMemory
 from fscache_core.late_import import importing
@@ -38,17 +39,37 @@ def _most_warm_inodes() -> int:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Bounds of the run time; every one can be changed, none is needed for correctness."""
+    """Bounds of the run time; every one can be changed, none is needed for correctness.
+
+    Raises:
+      CallerError: a value makes no sense.
+    """
 
     object_max_active: int = max(4, os.cpu_count() or 1)  #: objects being worked on (section 7.6)
     operation_max_active: int = max(2, (os.cpu_count() or 1) // 2)  #: operations in tasks (7.6)
     store_size: int = 64 << 20  #: bytes waiting to be stored, all cookies together
     fetch_size: int = 256 << 20  #: bytes being fetched, or fetched and kept in memory, all files together
-    warm_inodes: int = field(default_factory=_most_warm_inodes)  #: files kept ready that nobody has open
+    #: Files kept ready that nobody has open; 0 for none.
+    warm_inodes: int = field(default_factory=_most_warm_inodes)
     hook_seconds: float = 60.0  #: after this a hook of a backend counts as hung
     drop_seconds: float = 10.0  #: the same for hooks that are shielded from cancellation
     statistics_seconds: float = 30.0  #: how often counts go to a cache that keeps them
     debug: int = 0  #: 1 function entry, 2 function exit, 4 internal
+
+    def __post_init__(self) -> None:
+        for name in ("object_max_active", "operation_max_active", "store_size", "fetch_size"):
+            self._check_count(name, at_least=1)
+        for name in ("warm_inodes", "debug"):
+            self._check_count(name, at_least=0)
+        for name in ("hook_seconds", "drop_seconds", "statistics_seconds"):
+            seconds: object = getattr(self, name)
+            if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not seconds > 0:
+                raise CallerError(f"Limits: {name}={seconds!r} is not a number above 0")
+
+    def _check_count(self, name: str, *, at_least: int) -> None:
+        count: object = getattr(self, name)
+        if isinstance(count, bool) or not isinstance(count, int) or count < at_least:
+            raise CallerError(f"Limits: {name}={count!r} is not a whole number of at least {at_least}")
 
 
 class Domain:

@@ -5,17 +5,30 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass
 
+from fscache_core.errors import CallerError
+from fscache_core.folio import PAGE_SIZE
+
 #: A trigger that no offset reaches.
 NEVER = sys.maxsize
 
 
 @dataclass(frozen=True, slots=True)
 class Readahead:
-    """How far ahead of a sequential reader to fetch.  All in bytes; multiples of a page are best."""
+    """How far ahead of a sequential reader to fetch.  All in bytes; multiples of a page are best.
+
+    Raises:
+      CallerError: a value makes no sense.
+    """
 
     max_size: int = 8 << 20  #: the largest window; 0 switches read-ahead off
     initial_size: int = 128 << 10  #: the window after the first sequential read
     fetch_size: int = 4 << 20  #: the largest single request; a window holds several, fetched in parallel
+
+    def __post_init__(self) -> None:
+        for name, at_least in (("max_size", 0), ("initial_size", 1), ("fetch_size", PAGE_SIZE)):
+            size: object = getattr(self, name)
+            if isinstance(size, bool) or not isinstance(size, int) or size < at_least:
+                raise CallerError(f"Readahead: {name}={size!r} is not a whole number of at least {at_least}")
 
 
 #: The default for adapters that give whole ranges (`fetch_whole`): what such a range costs does not depend on

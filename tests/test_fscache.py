@@ -157,6 +157,25 @@ async def test_what_is_no_url_is_the_callers_fault(url: str) -> None:
             await fscache.open_file(url)
 
 
+@pytest.mark.parametrize(
+    ("limits", "wrong"),
+    [
+        ({"object_max_active": 0}, "object_max_active=0 is not a whole number of at least 1"),
+        ({"operation_max_active": True}, "operation_max_active=True is not a whole number of at least 1"),
+        ({"store_size": -1}, "store_size=-1 is not a whole number of at least 1"),
+        ({"fetch_size": 1e6}, "fetch_size=1000000.0 is not a whole number of at least 1"),
+        ({"warm_inodes": -1}, "warm_inodes=-1 is not a whole number of at least 0"),
+        ({"debug": "4"}, "debug='4' is not a whole number of at least 0"),
+        ({"hook_seconds": 0}, "hook_seconds=0 is not a number above 0"),
+        ({"drop_seconds": float("nan")}, "drop_seconds=nan is not a number above 0"),
+        ({"statistics_seconds": "30"}, "statistics_seconds='30' is not a number above 0"),
+    ],
+)
+def test_limits_that_make_no_sense_are_the_callers_error(limits: dict[str, int], wrong: str) -> None:
+    with pytest.raises(CallerError, match=f"^Limits: {wrong}$"):
+        Limits(**limits)
+
+
 async def test_coherency_may_be_given_as_text_and_as_nothing_else() -> None:
     async with open_fscache() as fscache:
         fscache.add_netfs(Drawer(a=DATA))

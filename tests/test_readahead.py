@@ -2,10 +2,23 @@
 
 from __future__ import annotations
 
-from fscache_core import Readahead
+import pytest
+
+from fscache_core import CallerError, Readahead
 from fscache_core.readahead import NEVER, Window
 
 KIB, MIB = 1 << 10, 1 << 20
+
+
+@pytest.mark.parametrize(
+    "sizes",
+    [{"max_size": -1}, {"initial_size": 0}, {"fetch_size": 0}, {"fetch_size": 4095}, {"fetch_size": 1e6}],
+    ids=str,
+)
+def test_sizes_that_make_no_sense_are_the_callers_error(sizes: dict[str, int]) -> None:
+    (name,) = sizes
+    with pytest.raises(CallerError, match=rf"Readahead: {name}={sizes[name]} is not a whole number of at"):
+        Readahead(**sizes)
 
 
 def test_sequential_misses_double_the_window_up_to_the_largest() -> None:
