@@ -9,17 +9,28 @@ everything else raises `CallerError`; open the cache again in the child.
 
 Ctrl-C ends a wait: what was waited for is cancelled, and has let go of the caller's buffer when
 `KeyboardInterrupt` arrives.  A program that ends without closing the cache closes it at exit.
+
+Signal handlers and finalizers may use all this, whatever code of ours they come between.  To open and close
+a warm file and to ``pread`` what is cached takes no lock and no loop.  Who could only wait for itself gets a
+`CallerError` with ``EDEADLK``:
+
+- who reads on or seeks in a file while the same thread is at its position (``pread`` it);
+- who would wait for the loop in its own thread, where finalizers may be called;
+- a handler that would wait for the loop, and has interrupted its thread just as that handed something over.
 """
 
 from __future__ import annotations
 
 import atexit
+import contextvars
+import errno
 import io
 import os
 import sys
 import threading
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, ParamSpec, TypeVar
+from queue import SimpleQueue
+from typing import TYPE_CHECKING, Generic, ParamSpec, TypeVar
 
 import trio
 
@@ -67,12 +78,22 @@ class BlockingFile(io.RawIOBase):
         self._file = file
         self._to_close = [file]  # until somebody has: taking it out is atomic
         self._position = 0
-        self._locks: dict[int, threading.Lock] = {}  # of the position, by process: a fork may leave one taken
+        # Of the position, by process: a fork may leave one taken.
+        self._locks: dict[int, threading.RLock] = {}
+        self._used_in = -1  # the process where somebody is at the position, as `_n_forks`
         self.name = url
 
     @property
-    def _lock(self) -> threading.Lock:
-        return self._locks.get(_n_forks) or self._locks.setdefault(_n_forks, threading.Lock())
+    def _lock(self) -> threading.RLock:
+        return self._locks.get(_n_forks) or self._locks.setdefault(_n_forks, threading.RLock())
+
+    def _check_position(self) -> None:
+        """Under the lock, which lets the thread that has it in again: refuse that."""
+        if self._used_in == _n_forks:
+            raise CallerError(
+                f"{self.name}: its position is in use by the read that this one interrupted; pread it",
+                errno=errno.EDEADLK,
+            )
 
     @property
     def attributes(self) -> FileAttributes:
@@ -122,7 +143,12 @@ class BlockingFile(io.RawIOBase):
                 return 0  # else a longer one may have taken its place
         if self.closed:
             raise ValueError(f"{self.name}: read of closed file")  # as every file object does
-        return self._owner.run(file.readinto, offset, view)
+        try:
+            return self._owner.run(file.readinto, offset, view)
+        except CallerError:
+            if self.closed:  # meanwhile, so what was said is that its cookie is gone
+                raise ValueError(f"{self.name}: read of closed file") from None
+            raise
 
     def pread(self, offset: int, size: int) -> bytes:
         """Read ``size`` bytes at ``offset``; fewer only at the end."""
@@ -135,14 +161,24 @@ class BlockingFile(io.RawIOBase):
 
     def readinto(self, buffer: bytearray | memoryview) -> int:  # type: ignore[override]
         with self._lock:
-            n = self.pread_into(self._position, buffer)
-            self._position += n
+            self._check_position()
+            try:
+                self._used_in = _n_forks
+                n = self.pread_into(self._position, buffer)
+                self._position += n
+            finally:
+                self._used_in = -1
         return n
 
     def readall(self) -> bytes:
         with self._lock:
-            data = self.pread(self._position, sys.maxsize)
-            self._position += len(data)
+            self._check_position()
+            try:
+                self._used_in = _n_forks
+                data = self.pread(self._position, sys.maxsize)
+                self._position += len(data)
+            finally:
+                self._used_in = -1
         return data
 
     def readable(self) -> bool:
@@ -156,19 +192,24 @@ class BlockingFile(io.RawIOBase):
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
         with self._lock:
-            match whence:
-                case os.SEEK_SET:
-                    start = 0
-                case os.SEEK_CUR:
-                    start = self._position
-                case os.SEEK_END:
-                    start = self.size
-                case _:
-                    raise CallerError(f"{self.name}: whence {whence} is not supported")
-            if start + offset < 0:
-                raise CallerError(f"{self.name}: position {start + offset} is negative")
-            self._position = start + offset
-            return self._position
+            self._check_position()
+            try:
+                self._used_in = _n_forks
+                match whence:
+                    case os.SEEK_SET:
+                        start = 0
+                    case os.SEEK_CUR:
+                        start = self._position
+                    case os.SEEK_END:
+                        start = self.size
+                    case _:
+                        raise CallerError(f"{self.name}: whence {whence} is not supported")
+                if start + offset < 0:
+                    raise CallerError(f"{self.name}: position {start + offset} is negative")
+                self._position = start + offset
+                return self._position
+            finally:
+                self._used_in = -1
 
     def tell(self) -> int:
         return self._position
@@ -198,24 +239,22 @@ class BlockingFsCache:
         """
         if not self._loop.is_ours:
             raise CallerError("this fscache was opened before a fork; open it again in this process")
-        scope, ended = trio.CancelScope(), threading.Event()
-
-        async def watched() -> T:
-            try:
-                with scope:
-                    return await function(*args)
-                raise trio.RunFinishedError  # nobody waits for it any more
-            finally:
-                ended.set()
-
+        if self._loop.has_me:
+            raise CallerError(
+                "a finalizer or signal handler waits for an fscache that waits for it; "
+                "read what is cached there, or do it later",
+                errno=errno.EDEADLK,
+            )
+        call = _Call(function, args)
         try:
-            return trio.from_thread.run(watched, trio_token=self._loop.token)
+            self._loop.enter(call.begin)
+            return call.result()
         except (trio.RunFinishedError, trio.Cancelled):
             raise CallerError("this fscache is closed") from None
         except BaseException:
-            if not ended.is_set():
-                self.soon(scope.cancel)
-                while not ended.wait(0.05) and self._loop.is_alive():
+            if not call.ended.is_set():
+                self.soon(call.give_up)
+                while not call.ended.wait(0.05) and self._loop.is_alive():
                     pass
             raise
 
@@ -223,7 +262,7 @@ class BlockingFsCache:
         """Have a function called in the loop, without waiting for it."""
         if self._loop.is_ours:
             with suppress(trio.RunFinishedError):
-                self._loop.token.run_sync_soon(function, *args)
+                self._loop.enter(function, *args)
 
     def close_file(self, file: File) -> None:
         if not self._loop.is_ours:
@@ -364,6 +403,59 @@ async def _in_thread(chunks: Iterable[bytes]) -> AsyncIterator[bytes]:
         yield chunk
 
 
+class _Call(Generic[T]):
+    """An async function that one thread has run in the loop, and waits for."""
+
+    def __init__(self, function: Callable[..., Awaitable[T]], args: tuple[object, ...]) -> None:
+        self.ended = threading.Event()  # or it will never begin
+        self._function = function
+        self._args = args
+        self._context = contextvars.copy_context()
+        self._scope = trio.CancelScope()
+        self._begun = False
+        self._outcome: SimpleQueue[tuple[T] | BaseException] = SimpleQueue()
+
+    def result(self) -> T:
+        """Wait for the function, and return or raise what it does."""
+        outcome = self._outcome.get()
+        try:
+            if isinstance(outcome, BaseException):
+                raise outcome
+            return outcome[0]
+        finally:
+            del outcome  # an error refers to this frame
+
+    # -- in the trio thread --
+
+    def begin(self) -> None:
+        self._begun = True
+        try:
+            trio.lowlevel.spawn_system_task(self._run, name=self._function, context=self._context)
+        except RuntimeError:  # it is too late for that
+            self._outcome.put(trio.RunFinishedError())
+            self.ended.set()
+
+    def give_up(self) -> None:
+        """Nobody waits any more.  What was handed over before this comes before it, or never."""
+        self._scope.cancel()
+        if not self._begun:
+            self.ended.set()
+
+    async def _run(self) -> None:
+        outcome: tuple[T] | BaseException = trio.RunFinishedError()
+        try:
+            with self._scope:
+                outcome = (await self._function(*self._args),)
+        except trio.Cancelled:
+            raise
+        except BaseException as error:  # raised again, in the thread that waits for it
+            outcome = error
+        finally:
+            self._outcome.put(outcome)
+            self.ended.set()
+            del outcome  # an error refers to this frame
+
+
 class _Loop(threading.Thread):
     """The background thread, from its start to the end of its `trio.run`."""
 
@@ -379,11 +471,34 @@ class _Loop(threading.Thread):
         self._opening = opening
         self._finish: trio.Event
         self._pid = os.getpid()
+        self._entering: set[int] = set()  # threads that are in `enter`
 
     @property
     def is_ours(self) -> bool:
         """Whether this is the process that has the loop."""
         return os.getpid() == self._pid
+
+    @property
+    def has_me(self) -> bool:
+        """Whether the loop cannot go on before this thread does: it is its own, or interrupted in `enter`."""
+        me = threading.get_ident()
+        return me == self.ident or me in self._entering
+
+    def enter(self, function: Callable[..., object], *args: object) -> None:
+        """Have a function called in the loop.  From any thread, and again in a handler that interrupts this.
+
+        Raises:
+          RunFinishedError: it has ended.
+        """
+        # Trio holds a lock meanwhile, which its worker threads need to report back.
+        me = threading.get_ident()
+        outermost = me not in self._entering
+        try:
+            self._entering.add(me)
+            self.token.run_sync_soon(function, *args)
+        finally:
+            if outermost:
+                self._entering.discard(me)
 
     def run(self) -> None:
         try:

@@ -2,16 +2,25 @@
 
 The others are evicted: what was fetched of them is stored, and their cookies are given back.
 
-The counts of opens change in any thread, so that blocking code can open and close a warm file without going
-through the loop; `_lock` guards them together with the tables.  It is held for a few table look-ups only
-and is the innermost lock there is.
+Opens and closes happen in any thread, so that blocking code can open and close a warm file without going
+through the loop, and between any two steps of one that has begun: in a signal handler, or in what the
+garbage collector calls.  A lock would be held by the very code that was interrupted, so there is none.
+Each step is one operation of a list or dict, which nothing interrupts.  Who opens announces it first
+(`Inode.opens`), and then looks whether the inode can still be found; who evicts takes care first that it
+cannot be found, and then looks whether anybody opens it.  So one of the two sees the other, and gives way.
+Only the trio thread adds to the newest or takes from them, and only it evicts.
+
+An inode that nobody has open is warm, or `settle` is about to be called for it, or it is leaving.  What is
+in the table of the warm ones may be open or leaving all the same, and is passed over then.
 """
 
 from __future__ import annotations
 
-import threading
 from collections import OrderedDict
+from contextlib import suppress
 from typing import TYPE_CHECKING
+
+import trio
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -26,10 +35,9 @@ class InodeCache:
     def __init__(self, domain: Domain) -> None:
         self._domain = domain
         self._closed = False
-        self._lock = threading.Lock()
-        self._newest: dict[str, Inode] = {}  # by path
+        self._newest: dict[str, Inode] = {}  # by path; changed by the trio thread only
         self._all: set[Inode] = set()  # superseded ones too; trio thread only
-        self._warm: OrderedDict[str, Inode] = OrderedDict()  # those that nobody has open, coldest first
+        self._warm: OrderedDict[Inode, None] = OrderedDict()  # those that nobody has open, coldest first
 
     def _most_warm(self) -> int:
         return self._domain.limits.warm_inodes // max(1, self._domain.n_volumes)
@@ -38,28 +46,30 @@ class InodeCache:
 
     def open(self, path: str, usable: Callable[[Inode], bool]) -> Inode | None:
         """The newest inode of a path, opened once more, if there is one and it is usable."""
-        with self._lock:
-            inode = self._newest.get(path)
-            if inode is None or not usable(inode):
-                return None
-            inode.n_open += 1
-            self._warm.pop(path, None)
-            return inode
+        inode = self._newest.get(path)
+        if inode is None or not usable(inode):
+            return None
+        inode.opens.append(None)
+        if self._newest.get(path) is not inode:
+            if self.release(inode):
+                with suppress(trio.RunFinishedError):  # else closing has seen to it
+                    self._domain.token.run_sync_soon(self.settle, inode)
+            return None
+        self._warm.pop(inode, None)
+        return inode
 
     def release(self, inode: Inode) -> bool:
         """`close` from any thread; True if the trio thread must call `settle`."""
-        with self._lock:
-            inode.n_open -= 1
-            if inode.n_open:
+        inode.opens.pop()
+        if inode.opens:
+            return False
+        most = self._most_warm()
+        if inode.at_rest and len(self._warm) < most:
+            self._warm[inode] = None
+            if self._newest.get(inode.path) is inode and len(self._warm) <= most:
                 return False
-            if (
-                self._newest.get(inode.path) is inode
-                and inode.at_rest
-                and len(self._warm) < self._most_warm()
-            ):
-                self._warm[inode.path] = inode
-                return False
-            return True
+            self._warm.pop(inode, None)
+        return True
 
     # -- in the trio thread --
 
@@ -72,21 +82,18 @@ class InodeCache:
 
     def below(self, prefix: str) -> list[Inode]:
         """The newest inodes of all paths that begin with ``prefix``."""
-        with self._lock:
-            return [inode for path, inode in self._newest.items() if path.startswith(prefix)]
+        return [inode for path, inode in self._newest.items() if path.startswith(prefix)]
 
     def add(self, inode: Inode) -> None:
         """Make a new inode the newest of its path, opened once."""
-        with self._lock:
-            inode.n_open += 1
-            self._newest[inode.path] = inode
-            self._all.add(inode)
+        inode.opens.append(None)
+        self._newest[inode.path] = inode
+        self._all.add(inode)
 
     def hold(self, inode: Inode) -> None:
         """Open an inode once more."""
-        with self._lock:
-            inode.n_open += 1
-            self._warm.pop(inode.path, None)
+        inode.opens.append(None)
+        self._warm.pop(inode, None)
 
     def close(self, inode: Inode) -> None:
         """Undo one open.  The newest version of a file stays warm for a while."""
@@ -95,35 +102,37 @@ class InodeCache:
 
     def settle(self, inode: Inode) -> None:
         """See to an inode whose last reader is gone: it stays warm, or is evicted, or makes others be."""
-        if not inode.n_open and not self._closed:
-            inode.closed()
-            for cold in self._keep_warm(inode):
-                self._evict(cold)
+        if inode.opens or inode.leaving or self._closed:
+            return
+        inode.closed()
+        if self._newest.get(inode.path) is not inode:
+            self._evict(inode)
+            return
+        self._warm.pop(inode, None)
+        self._warm[inode] = None
+        while len(self._warm) > self._most_warm():
+            try:
+                coldest, _ = self._warm.popitem(last=False)
+            except KeyError:  # the last one was just opened
+                break
+            self._cool(coldest)
 
-    def _keep_warm(self, inode: Inode) -> list[Inode]:
-        """Keep an inode warm that nobody has open; returns those to evict, itself perhaps among them."""
-        with self._lock:
-            if inode.n_open:
-                return []  # opened again meanwhile
-            if self._newest.get(inode.path) is not inode:
-                return [inode]
-            self._warm[inode.path] = inode
-            self._warm.move_to_end(inode.path)
-            cold = []
-            while len(self._warm) > self._most_warm():
-                _, coldest = self._warm.popitem(last=False)
-                del self._newest[coldest.path]
-                cold.append(coldest)
-            return cold
+    def _cool(self, coldest: Inode) -> None:
+        """Evict an inode that was warm, unless somebody opens it."""
+        if coldest.opens or self._newest.get(coldest.path) is not coldest:
+            return  # whoever closes it sees to it, or has
+        del self._newest[coldest.path]
+        if coldest.opens:  # just now; whoever did not find it goes through the loop
+            self._newest[coldest.path] = coldest
+        else:
+            self._evict(coldest)
 
     def forget(self, inode: Inode) -> None:
         """Let the next open of its path find nothing."""
-        with self._lock:
-            if self._newest.get(inode.path) is not inode:
-                return
-            del self._newest[inode.path]
-            warm = self._warm.pop(inode.path, None) is not None
-        if warm:
+        if self._newest.get(inode.path) is not inode:
+            return
+        del self._newest[inode.path]
+        if self._warm.pop(inode, False) is None and not inode.opens:
             self._evict(inode)
 
     def _evict(self, inode: Inode) -> None:
@@ -138,6 +147,8 @@ class InodeCache:
             await inode.evict()
             self._all.discard(inode)
 
+        inode.leaving = True
+        self._warm.pop(inode, None)  # whoever closed it may have put it there since
         # Its key is free at once, so that it can be opened again while this one is put away.
         inode.cookie.supersede()
         self._domain.spawn(evict, f"evict {inode.path}")

@@ -50,9 +50,10 @@ class Inode:
         "doubtful",
         "fetches",
         "fetching",
-        "n_open",
+        "leaving",
         "netfs",
         "netfs_data",
+        "opens",
         "overwritten",
         "path",
         "size",
@@ -87,7 +88,10 @@ class Inode:
         self.checked_at = checked_at
         self.fetching = InodeFetches(self)
         self.fetches: list[Fetch] = self.fetching.under_way  #: the same list, at hand for every hit
-        self.n_open = 0
+        #: One entry per open, of no meaning: unlike a number, a list is added to and taken from in one step,
+        #: which no other thread and no signal handler can come between.
+        self.opens: list[None] = []
+        self.leaving = False  #: it is being evicted
         self.stale = False  #: the origin has another version
         #: We have changed the file since, and the evidence is too weak to show it: no more is fetched.
         self.overwritten = False
@@ -104,6 +108,10 @@ class Inode:
 
     def __str__(self) -> str:
         return self.volume.named(self.path)
+
+    @property
+    def n_open(self) -> int:
+        return len(self.opens)
 
     @property
     def weak(self) -> bool:
