@@ -93,12 +93,20 @@ def test_a_url_names_a_path(url: str, path: str) -> None:
         "file:///a?b",
         "file:///a#b",
         "file:///a%00b",
+        "file:///a\ud800b",
     ],
 )
 def test_what_is_not_a_url_of_a_local_file_is_refused_by_name(url: str) -> None:
     with pytest.raises(CallerError) as caught:
         LocaldirNetfs().parse_url(url)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["a", "/a\0b", "/a\ud800b"])
+async def test_what_is_no_file_name_is_refused(name: str) -> None:
+    netfs = LocaldirNetfs()
+    with pytest.raises(CallerError):
+        netfs.name_file(await netfs.open_volume(ROOT), name)
 
 
 async def test_keys_are_short_and_distinct_and_do_not_need_the_file() -> None:

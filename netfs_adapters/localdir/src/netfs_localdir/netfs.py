@@ -127,7 +127,8 @@ class LocaldirNetfs:
                 raise CallerError(f"{url}: a local file has no host; write file:///path")
         if not rest.startswith("/"):
             raise CallerError(f"{url}: the path must be absolute; write file:///path")
-        return Location(f"{scheme.lower()}://", _canonical(os.fsdecode(unquote_to_bytes(os.fsencode(rest)))))
+        name = os.fsdecode(unquote_to_bytes(_encoded(rest)))
+        return Location(f"{scheme.lower()}://", _canonical(name))
 
     @netfs_hook
     async def open_volume(self, location: Location) -> object:
@@ -339,7 +340,15 @@ def _canonical(path: str) -> str:
         raise CallerError(f"{path!r}: not an absolute path")
     if "\0" in path:
         raise CallerError(f"{path!r}: a file name cannot hold a NUL")
+    _encoded(path)
     return "/" + "/".join(part for part in path.split("/") if part not in ("", "."))
+
+
+def _encoded(name: str) -> bytes:
+    try:
+        return os.fsencode(name)
+    except UnicodeEncodeError as error:
+        raise CallerError(f"{name!r}: no file name: {error.reason}") from None
 
 
 def _url(path: str) -> str:
