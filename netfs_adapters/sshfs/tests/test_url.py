@@ -72,6 +72,7 @@ def test_a_canonical_volume_is_the_volume_of_itself(netfs: SshfsNetfs) -> None:
         "sshfs://a%20-oProxyCommand=x@host/a",
         "sshfs://a;id@host/a",
         "sshfs://joe@host/a%00b",
+        "sshfs://joe@host/a\ud800b",
     ],
 )
 def test_what_is_no_sshfs_url_is_refused(netfs: SshfsNetfs, url: str) -> None:
@@ -138,7 +139,7 @@ async def test_keys_tell_volumes_and_files_apart(netfs: SshfsNetfs) -> None:
 
 async def test_names_that_a_server_cannot_have_are_refused(netfs: SshfsNetfs) -> None:
     volume = await netfs.open_volume(Location("sshfs://joe@host:22", "/"))
-    for name in ("a", "", "/a\0b"):
+    for name in ("a", "", "/a\0b", "/a\ud800b"):
         with pytest.raises(CallerError):
             netfs.name_file(volume, name)
 
@@ -161,6 +162,9 @@ def test_a_path_below_the_home_directory_is_relative_on_the_wire() -> None:
         {"max_open_files": 0},
         {"client_keys": "/nowhere/key"},
         {"known_hosts": 7},
+        {"known_hosts": "/a\0b"},
+        {"client_keys": "/a\ud800b"},
+        {"config": ["/a\ud800b"]},
     ],
 )
 def test_an_option_that_makes_no_sense_is_a_callers_error(options: dict[str, object]) -> None:

@@ -343,3 +343,4 @@ def _file(netfs_data: object) -> File:
 def _check_path(path: str) -> None:
     if not path.startswith("/") or "\0" in path:
         raise CallerError(f"not an absolute path: {printable(path)!r}")
+    wire_path(path)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fscache_core.errors import CallerError
+from netfs_sshfs.url import printable
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +44,10 @@ def paths(name: str, value: object) -> tuple[str, ...] | None:
         raise CallerError(f"sshfs: {name}: not a list of file names: {value!r}")
     found = tuple(str(Path(v).expanduser()) for v in value)
     for path in found:
-        if not os.access(path, os.R_OK):
-            raise CallerError(f"sshfs: {name}: cannot read {path}")
+        try:
+            readable = os.access(path, os.R_OK)
+        except ValueError:  # no file can have such a name
+            readable = False
+        if not readable:
+            raise CallerError(f"sshfs: {name}: cannot read {printable(path)}")
     return found

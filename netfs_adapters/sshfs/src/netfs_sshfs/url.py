@@ -80,8 +80,15 @@ def split_url(url: str, config: tuple[str, ...] | None) -> tuple[Endpoint, str]:
     return Endpoint(user, host, port), _decode_path(slash + raw_path)
 
 
+def _encoded(text: str) -> bytes:
+    try:
+        return text.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError as error:
+        raise CallerError(f"no path: {printable(text)}: {error.reason}") from None
+
+
 def _decode_path(raw: str) -> str:
-    path = unquote_to_bytes(raw.encode("utf-8", "surrogateescape")).decode("utf-8", "surrogateescape")
+    path = unquote_to_bytes(_encoded(raw)).decode("utf-8", "surrogateescape")
     if "\0" in path:
         raise CallerError(f"a path cannot hold NUL: {printable(path)}")
     # ".." is left alone: /a/../b is not /b where /a is a symbolic link.
@@ -110,7 +117,7 @@ def wire_path(path: str) -> bytes:
     """A path as the server is to see it: bytes; relative, that is to the home directory, for ``/~``."""
     if path == "/~" or path.startswith("/~/"):
         path = path[3:] or "."
-    return path.encode("utf-8", "surrogateescape")
+    return _encoded(path)
 
 
 def printable(text: str) -> str:
