@@ -1009,6 +1009,8 @@ async def test_a_server_is_believed_only_with_a_certificate(
         {"headers": "no colon", "hosts": "host"},
         {"headers": "Range: bytes=1-2", "hosts": "host"},
         {"headers": "X-Key: 1"},
+        {"user_agent": "caf\xe9"},
+        {"user_agent": "a\r\nX-Key: 1"},
     ],
 )
 def test_an_option_that_makes_no_sense_is_refused_by_name(options: dict[str, str]) -> None:
@@ -1016,8 +1018,16 @@ def test_an_option_that_makes_no_sense_is_refused_by_name(options: dict[str, str
         HttpNetfs(**options)
 
 
-async def test_a_missing_ca_file_is_refused_by_name(origin: CountingOrigin) -> None:
-    netfs = HttpNetfs(ca_file=os.devnull + "/none")
+@pytest.mark.parametrize("name", ["/a\0b", "/a\ud800b"])
+async def test_a_netrc_that_no_file_can_be_is_refused_by_name(name: str) -> None:
+    netfs = HttpNetfs(netrc=name)
+    with pytest.raises(CallerError, match="netrc"):
+        await netfs.open_volume(Location("http://host", "/"))
+
+
+@pytest.mark.parametrize("name", [os.devnull + "/none", "/a\0b", "/a\ud800b"])
+async def test_a_missing_ca_file_is_refused_by_name(origin: CountingOrigin, name: str) -> None:
+    netfs = HttpNetfs(ca_file=name)
     async with opened(netfs, origin.url("a.bin")) as (volume, path):
         with pytest.raises(CallerError, match="ca_file"):
             await netfs.look_up(volume, path)

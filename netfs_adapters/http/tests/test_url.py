@@ -44,6 +44,7 @@ def test_a_url_is_split_where_its_server_ends(url: str, volume: str, path: str) 
         "http://[::1/a",
         "http://host/a b",
         "http://host/a\nb",
+        "http://host/a\ud800b",
         "http://" + "ü" * 70 + "/",
         "http://ü..example/",
         "http://☃.example/",

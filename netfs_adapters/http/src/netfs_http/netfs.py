@@ -14,7 +14,7 @@ from fscache_core.netfs import fit_key
 from fscache_core.option import read_count, read_flag, read_number, read_text, read_words
 from netfs_http import url as urls
 from netfs_http.failure import Failure, Patience, patience
-from netfs_http.settings import Credentials, Settings, header_lines
+from netfs_http.settings import Credentials, Settings, header_lines, header_value
 from netfs_http.version import Version
 
 if TYPE_CHECKING:
@@ -90,7 +90,7 @@ class HttpNetfs:
             connections=read_count("http: connections", connections),
             trust_env=read_flag("http: trust_env", trust_env),
             ca_file=read_text("http: ca_file", ca_file),
-            user_agent=read_text("http: user_agent", user_agent),
+            user_agent=header_value("http: user_agent", user_agent),
         )
         lines = header_lines(headers)
         allowed = frozenset(host.lower() for host in read_words("http: hosts", hosts))

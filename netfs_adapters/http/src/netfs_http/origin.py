@@ -329,3 +329,5 @@ def _tls(ca_file: str) -> ssl.SSLContext | bool:
         return ssl.create_default_context(cafile=ca_file)
     except OSError as error:
         raise CallerError(f"http: ca_file={ca_file}: {error.strerror or error}") from None
+    except ValueError as error:  # no file can have such a name
+        raise CallerError(f"http: ca_file={ca_file!r}: {error}") from None

@@ -10,9 +10,11 @@ from dataclasses import dataclass
 
 from fscache_core.errors import CallerError
 from fscache_core.late_import import importing
+from fscache_core.option import read_text
 from netfs_http.url import host_and_port
 
 _HEADER = re.compile(r"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*([\x20-\x7e]*)")
+_VALUE = re.compile(r"[\x20-\x7e]*")
 #: What the adapter itself must be able to rely on.
 _OURS = frozenset(
     {"accept-encoding", "host", "if-match", "if-none-match", "if-unmodified-since", "range", "if-range"}
@@ -74,13 +76,24 @@ def _netrc_login(path: str, host: str) -> tuple[str, str] | None:
 
     try:
         entry = netrc.netrc(os.path.expanduser(path)).authenticators(host)
-    except (OSError, netrc.NetrcParseError) as error:
-        reason = error.strerror if isinstance(error, OSError) else error.msg
-        raise CallerError(f"http: netrc={path}: {reason}") from None
+    except OSError as error:
+        raise CallerError(f"http: netrc={path}: {error.strerror}") from None
+    except netrc.NetrcParseError as error:
+        raise CallerError(f"http: netrc={path}: {error.msg}") from None
+    except ValueError as error:  # no file can have such a name, or it holds no text
+        raise CallerError(f"http: netrc={path!r}: {error}") from None
     if entry is None:
         return None
     user, _account, password = entry
     return user, "Basic " + b64encode(f"{user}:{password or ''}".encode()).decode("ascii")
+
+
+def header_value(option: str, value: object) -> str:
+    """A text that may stand in a header."""
+    text = read_text(option, value)
+    if not _VALUE.fullmatch(text):
+        raise CallerError(f"{option}={text!r}: only what ASCII can print may stand in a header")
+    return text
 
 
 def header_lines(value: str | Mapping[str, str]) -> dict[str, str]:

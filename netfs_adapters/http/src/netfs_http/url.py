@@ -15,7 +15,7 @@ _DEFAULT_PORTS = {"http": 80, "https": 443}
 _SECRET = re.compile(
     r"(?i)([?&](?:[\w-]*(?:signature|credential|token|secret|password|api-?_?key)|sig|key|auth)=)[^&]+"
 )
-_BAD = re.compile(r"[\x00-\x20\x7f]")
+_BAD = re.compile(r"[\x00-\x20\x7f\ud800-\udfff]")
 
 
 def split(url: str) -> Location:
@@ -25,7 +25,7 @@ def split(url: str) -> Location:
     """
     # urlsplit would drop tabs and newlines without a word.
     if _BAD.search(url):
-        raise CallerError(f"{redacted(url)!r}: write blanks and control characters as %20, %0A, ...")
+        raise CallerError(f"{redacted(url)!r}: write blanks and what is no text as %20, %0A, ...")
     try:
         parts = urlsplit(url)
         scheme, host, port = parts.scheme.lower(), parts.hostname, parts.port
