@@ -121,6 +121,8 @@ def test_a_weak_etag_never_keeps_a_label_of_another_date() -> None:
         {"anonymous": "perhaps"},
         {"deadline_seconds": "-1"},
         {"deadline_seconds": "nan"},
+        {"deadline_seconds": 1e300},
+        {"connect_seconds": "1e300"},
         {"parallel": "2.5"},
         {"parallel": 0},
         {"virtual_hosted": "x"},

@@ -40,6 +40,8 @@ _SAME_REASON = {
     FaultKind.PERMISSION: {FaultKind.PERMISSION},
     FaultKind.OTHER: {FaultKind.PERMISSION, FaultKind.OTHER},
 }
+#: Sockets can be told no more than some 24 days.
+_MOST_SECONDS = 1e6
 _DIRECTORY = FileAttributes(FileKind.DIRECTORY, 0, strength=Strength.NONE)
 
 
@@ -109,8 +111,8 @@ class S3Netfs:
             None if virtual_hosted is None else read_flag("s3: virtual_hosted", virtual_hosted)
         )
         self._deadlines = Deadlines(
-            deadline_seconds=read_number("s3: deadline_seconds", deadline_seconds, at_least=0.001),
-            connect_seconds=read_number("s3: connect_seconds", connect_seconds, at_least=0.001),
+            deadline_seconds=_read_seconds("s3: deadline_seconds", deadline_seconds),
+            connect_seconds=_read_seconds("s3: connect_seconds", connect_seconds),
         )
         self._parallel = read_count("s3: parallel", parallel)
 
@@ -294,6 +296,13 @@ class S3Netfs:
             await volume.delete(name)
         except Fault as fault:
             raise fault.error(volume.describe(name)) from None
+
+
+def _read_seconds(option: str, value: object) -> float:
+    seconds = read_number(option, value, at_least=0.001)
+    if seconds > _MOST_SECONDS:
+        raise CallerError(f"{option}={value!r} is not at most {_MOST_SECONDS:g}")
+    return seconds
 
 
 def _writable_name(path: str) -> ObjectName:
