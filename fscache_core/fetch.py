@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import copy
 import math
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import trio
@@ -23,6 +24,8 @@ from fscache_core.outcome import WriteOutcome
 from fscache_core.page import read_or_alloc_pages, write_page_nowait
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from fscache_core.inode import Inode
     from fscache_core.object import CacheObject
     from fscache_core.readahead import Window
@@ -57,6 +60,7 @@ class Fetch:
     __slots__ = (
         "_ask_cache",
         "_buffer",
+        "_locked",
         "_lot",
         "done",
         "end",
@@ -86,8 +90,8 @@ class Fetch:
         try:
             self._buffer = memoryview(inode.volume.domain.fetch_buffers.take(self.size))
         except NoMemoryError as error:
-            what = f"{inode}, bytes {offset} to {offset + self.size - 1}"
-            raise NoMemoryError(f"{what}, cannot be fetched: {error}") from error.__cause__
+            raise NoMemoryError(self._failure(str(error))) from error.__cause__
+        self._locked: CacheObject | None = None  # whose fill lock we have
         self._lot = trio.lowlevel.ParkingLot()
         self.ready = PageRuns()  #: pages whose bytes are in the buffer, known to be right
         self.read = PageRuns()  #: pages that some reader has had
@@ -158,34 +162,60 @@ class Fetch:
         self.inode.volume.domain.fetch_buffers.give(memory)
 
     async def run(self) -> None:
-        """The task.  It ends when what arrived is stored, so that until then readers find it here."""
+        """The task.  It ends when what arrived is stored, so that until then readers find it here.
+
+        Whatever fails costs this fetch: only a cancellation or Ctrl-C comes out.
+        """
         inode, n_pages = self.inode, self.end - self.first
-        locked: CacheObject | None = None
         try:
-            with self.scope:
+            with self._contained(), self.scope:
                 for other in inode.fetching.overlapping(self):
                     await other.wait_over()  # one that was given up: our ranges may not overlap
                     self._ask_cache = True  # it may have got further after we looked
-                locked = await lock_pages(inode.cookie, self.first, n_pages, self._look_again)
-                if locked is not None or self._ask_cache:
+                self._locked = await lock_pages(inode.cookie, self.first, n_pages, self._look_again)
+                if self._locked is not None or self._ask_cache:
                     await self._read_cached()
                 for first, n_missing in list(self.ready.gaps(self.first, n_pages)):
                     await self._fetch(first, n_missing)
                 if inode.n_open:
                     inode.fetching.read_ahead(*self.reader.arrived(), self.reader)
-        except FscacheError as error:
-            self.error = error
         finally:
             self.done = True
             self._lot.unpark_all()
-            await inode.cookie.wait_on_page_write(self.first, n_pages)
-            marks = inode.cookie.marks  # which the cookie has of pages it could store
-            self.stored = self.stored and all(marks.covers(*run) for run in self.ready)
-            if locked is not None:
-                unlock_pages(locked, self.first, n_pages)
+            with self._contained():
+                await inode.cookie.wait_on_page_write(self.first, n_pages)
+                marks = inode.cookie.marks  # which the cookie has of pages it could store
+                self.stored = self.stored and all(marks.covers(*run) for run in self.ready)
+            with self._contained():
+                if self._locked is not None:
+                    unlock_pages(self._locked, self.first, n_pages)
             self.over = True
             self._lot.unpark_all()
-            inode.fetch_ended(self)
+            with self._contained():
+                inode.fetch_ended(self)
+
+    @contextmanager
+    def _contained(self) -> Iterator[None]:
+        """Let what fails within fail this fetch.  A bug of core's own is reported, too."""
+        try:
+            yield
+        except FscacheError as error:
+            self.error = self.error or error
+        except MemoryError as error:
+            self._fail(NoMemoryError(self._failure("no memory")), error)
+        except Exception as error:
+            self.inode.volume.domain.bug(repr(self), error)
+            why = f"bug in fscache: {type(error).__name__}: {error}"
+            self._fail(FscacheError(self._failure(why)), error)
+
+    def _fail(self, error: FscacheError, cause: Exception) -> None:
+        error.__cause__ = cause
+        self.error = self.error or error
+        self.stored = False  # as far as is known
+
+    def _failure(self, why: str) -> str:
+        start = self.first << PAGE_SHIFT
+        return f"{self.inode}, bytes {start} to {start + self.size - 1}, cannot be fetched: {why}"
 
     async def _look_again(self) -> int:
         """Take what another process has stored meanwhile; returns how many pages are missing still."""

@@ -1,4 +1,4 @@
-"""A bug of core's own, planted in one of its tasks, costs an object and nothing else."""
+"""A bug of core's own, planted in one of its tasks, costs an object or a fetch and nothing else."""
 
 from __future__ import annotations
 
@@ -8,19 +8,26 @@ import pytest
 import trio
 import trio.testing
 
-from fscache_core import object_change, page, write_behind
+from fscache_core import fetch, object_change, page, write_behind
+from fscache_core.cookie import Cookie
 from fscache_core.domain import Limits
+from fscache_core.errors import FscacheError
 from fscache_core.folio import PAGE_SIZE, Folio
 from fscache_core.fscache import open_fscache
+from fscache_core.hookspecs import cache_hook
+from fscache_core.inode import Inode
 from fscache_core.object_state import STATES
-from fscache_core.outcome import ReadOutcome
+from fscache_core.outcome import LockOutcome, ReadOutcome
 from fscache_core.state_machine import StateMachine
 from fscache_core.testing.cache_session import Session, content, open_session
 from fscache_core.testing.faulty import Fail, Faults, Hang
+from fscache_core.testing.one_file import OneFile
 from fscache_memory import MemoryBackend
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
+
+    from fscache_core.object import CacheObject
 
 SIZE = 8 * PAGE_SIZE
 WORK = [state.work for state in STATES.values() if state.work is not None]
@@ -204,6 +211,72 @@ async def test_what_a_bug_left_is_not_believed(
         assert (await session.read(await session.file(size=SIZE), 0, 8))[0] is ReadOutcome.NO_DATA
     assert [bug for bug in fscache_bugs if "state UPDATE_OBJECT" in bug]
     fscache_bugs.clear()
+
+
+class LockingBackend(MemoryBackend):
+    """One with a fill lock, which is always free."""
+
+    @cache_hook
+    async def lock_pages(self, obj: CacheObject, first: int, n_pages: int, seconds: float) -> LockOutcome:
+        return LockOutcome.LOCKED
+
+    @cache_hook
+    def unlock_pages(self, obj: CacheObject, first: int, n_pages: int) -> None:
+        pass
+
+
+class Shelf(OneFile):
+    name = "shelf"
+
+
+@pytest.mark.parametrize("always", [False, True], ids=["once", "always"])
+@pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
+@pytest.mark.parametrize(
+    ("place", "name"),
+    [
+        (fetch, "lock_pages"),
+        (fetch, "read_or_alloc_pages"),
+        (fetch, "write_page_nowait"),
+        (Cookie, "wait_on_page_write"),
+        (fetch, "unlock_pages"),
+        (Inode, "fetch_ended"),
+    ],
+)
+async def test_a_bug_in_a_fetch_fails_this_fetch_and_its_reader_is_told(
+    place: object,
+    name: str,
+    after: bool,
+    always: bool,
+    monkeypatch: pytest.MonkeyPatch,
+    autojump_clock: trio.testing.MockClock,
+    fscache_bugs: list[str],
+) -> None:
+    data, piece, failures = content(b"v1", 8 << 20), 1 << 18, []
+    with trio.fail_after(1000):
+        async with open_fscache() as fscache:
+            await fscache.add_cache(LockingBackend())
+            fscache.add_netfs(Shelf(data))
+            with monkeypatch.context() as patch:
+                sync = name in ("write_page_nowait", "unlock_pages", "fetch_ended")
+                plant_in = plant_at_once if sync else plant
+                calls = plant_in(patch, place, name, after=after, always=always)
+                async with await fscache.open_file("shelf://a") as file:
+                    for offset in range(0, len(data), piece):
+                        try:
+                            assert await file.read(offset, piece) == data[offset : offset + piece]
+                        except FscacheError as error:
+                            failures.append(str(error))
+                    await trio.testing.wait_all_tasks_blocked()
+            for path in ("a", "b"):
+                async with await fscache.open_file(f"shelf://{path}") as file:
+                    assert await file.read(0, len(data)) == data
+    assert calls, "it was never reached"
+    assert fscache_bugs
+    assert all("Fetch pages" in bug and "ZeroDivisionError: planted" in bug for bug in fscache_bugs)
+    fscache_bugs.clear()
+    assert all("shelf://a, bytes" in told and "ZeroDivisionError: planted" in told for told in failures)
+    if always and name in ("lock_pages", "read_or_alloc_pages"):
+        assert len(failures) == len(data) // piece
 
 
 async def test_a_bug_in_another_task_ends_the_cache_with_it() -> None:
