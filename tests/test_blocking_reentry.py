@@ -37,7 +37,7 @@ MIB = 1 << 20
 BEGINNING = """
 import errno, faulthandler, gc, signal, sys, threading, time
 from types import SimpleNamespace
-import trio
+import trio.testing
 from fscache_core import CallerError, blocking, file, icache, namei
 
 faulthandler.dump_traceback_later(120, exit=True)
@@ -71,6 +71,7 @@ def interrupt(action, step, interruption, *modules):
                 interruption()
             n_steps += 1
         return trace
+    sys._getframe().f_trace_opcodes = True  # else 3.12 reports none of other frames
     sys.settrace(trace)
     try:
         action()
@@ -87,12 +88,12 @@ print("done")
 """
 
 
-def run_in_child(tmp_path: Path, code: str) -> None:
+def run_in_child(tmp_path: Path, code: str, end: str = END) -> None:
     paths = []
     for name in "ab":
         (tmp_path / name).write_bytes(name.encode() * 5000)
         paths.append(str(tmp_path / name))
-    code = BEGINNING.replace("import trio\n", "import trio, trio.testing\n") + code + END
+    code = BEGINNING + code + end
     done = subprocess.run(
         [sys.executable, "-c", code, *paths], capture_output=True, text=True, timeout=240, check=False
     )
@@ -115,6 +116,30 @@ del lost
 namei.time = SimpleNamespace(time=collect)
 use(urls[1])
 """,
+    )
+
+
+def test_files_are_collected_in_a_forked_child_and_after_the_cache_was_closed(tmp_path: Path) -> None:
+    run_in_child(
+        tmp_path,
+        """
+import os
+
+gc.disable()
+for size in (0, 10):  # one whose version is not decided, and one whose is
+    lost = fscache.open_file(urls[0])
+    lost.pread(0, size)
+    lost.itself = lost
+    del lost
+pid = os.fork()
+if pid == 0:
+    signal.alarm(120)
+    os._exit(0 if gc.collect() else 1)
+assert os.waitpid(pid, 0)[1] == 0
+opened.__exit__(None, None, None)
+assert gc.collect()
+""",
+        end="print('done')",
     )
 
 
@@ -292,6 +317,7 @@ def interrupt(action: Callable[[], object], step: int, interruption: Callable[[]
         return trace
 
     before = sys.gettrace()
+    sys._getframe().f_trace_opcodes = True  # else 3.12 reports none of other frames
     sys.settrace(trace)
     try:
         action()
