@@ -41,6 +41,7 @@ from fscache_core.file import File
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
     from contextlib import AbstractAsyncContextManager
+    from types import FrameType
 
     from fscache_core.cache import Cache
     from fscache_core.coherency import Coherency
@@ -471,7 +472,6 @@ class _Loop(threading.Thread):
         self._opening = opening
         self._finish: trio.Event
         self._pid = os.getpid()
-        self._entering: set[int] = set()  # threads that are in `enter`
 
     @property
     def is_ours(self) -> bool:
@@ -481,24 +481,25 @@ class _Loop(threading.Thread):
     @property
     def has_me(self) -> bool:
         """Whether the loop cannot go on before this thread does: it is its own, or interrupted in `enter`."""
-        me = threading.get_ident()
-        return me == self.ident or me in self._entering
+        if threading.get_ident() == self.ident:
+            return True
+        # The stack tells; a note of it could be left behind by Ctrl-C.
+        frame: FrameType | None = sys._getframe()
+        while frame is not None:
+            if frame.f_code is _Loop.enter.__code__ and frame.f_locals["self"] is self:
+                return True
+            frame = frame.f_back
+        return False
 
     def enter(self, function: Callable[..., object], *args: object) -> None:
         """Have a function called in the loop.  From any thread, and again in a handler that interrupts this.
 
+        Trio holds a lock meanwhile, which its worker threads need to report back.
+
         Raises:
           RunFinishedError: it has ended.
         """
-        # Trio holds a lock meanwhile, which its worker threads need to report back.
-        me = threading.get_ident()
-        outermost = me not in self._entering
-        try:
-            self._entering.add(me)
-            self.token.run_sync_soon(function, *args)
-        finally:
-            if outermost:
-                self._entering.discard(me)
+        self.token.run_sync_soon(function, *args)
 
     def run(self) -> None:
         try:

@@ -123,8 +123,9 @@ def test_files_are_collected_in_a_forked_child_and_after_the_cache_was_closed(tm
     run_in_child(
         tmp_path,
         """
-import os
+import os, warnings
 
+warnings.simplefilter("ignore", DeprecationWarning)  # of a fork beside threads
 gc.disable()
 for size in (0, 10):  # one whose version is not decided, and one whose is
     lost = fscache.open_file(urls[0])
@@ -180,6 +181,26 @@ assert step > 100
 assert all(outcomes) and len(outcomes) == step
 # Just afterwards nobody is told so.
 assert fscache.look_up(urls[0]).size == 5000
+""",
+    )
+
+
+def test_ctrl_c_at_any_step_of_a_wait_ends_it_and_leaves_nothing_behind(tmp_path: Path) -> None:
+    run_in_child(
+        tmp_path,
+        """
+n_ended = step = 0
+was_reached = True
+while was_reached:
+    try:
+        was_reached = interrupt(
+            lambda: fscache.look_up(urls[0]), step, lambda: signal.raise_signal(signal.SIGINT), blocking
+        )
+    except KeyboardInterrupt:
+        n_ended += 1
+    assert fscache.look_up(urls[0]).size == 5000
+    step += 1
+assert n_ended == step - 1 > 100
 """,
     )
 
