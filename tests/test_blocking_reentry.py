@@ -38,7 +38,7 @@ BEGINNING = """
 import errno, faulthandler, gc, signal, sys, threading, time
 from types import SimpleNamespace
 import trio.testing
-from fscache_core import CallerError, blocking, file, icache, namei
+from fscache_core import CallerError, blocking, file, icache, loop, namei
 
 faulthandler.dump_traceback_later(120, exit=True)
 opened = blocking.open_fscache(coherency="ttl=100000")
@@ -153,7 +153,7 @@ def others():
         use(url)
 
 step = 0
-while interrupt(lambda: use(urls[0]), step, others, blocking, file, icache, namei):
+while interrupt(lambda: use(urls[0]), step, others, blocking, loop, file, icache, namei):
     step += 1
 assert step > 100
 """,
@@ -175,7 +175,7 @@ def wait():
         outcomes.append(error.errno == errno.EDEADLK)
 
 step = 0
-while interrupt(lambda: fscache.look_up(urls[0]), step, wait, blocking, entry_queue):
+while interrupt(lambda: fscache.look_up(urls[0]), step, wait, blocking, loop, entry_queue):
     step += 1
 assert step > 100
 assert all(outcomes) and len(outcomes) == step
@@ -194,7 +194,7 @@ was_reached = True
 while was_reached:
     try:
         was_reached = interrupt(
-            lambda: fscache.look_up(urls[0]), step, lambda: signal.raise_signal(signal.SIGINT), blocking
+            lambda: fscache.look_up(urls[0]), step, lambda: signal.raise_signal(signal.SIGINT), blocking, loop
         )
     except KeyboardInterrupt:
         n_ended += 1
