@@ -164,8 +164,10 @@ class Cache:
             await self._emptied.wait()
             if self._keeper is not None:
                 await self._keeper.close()
-            await self._unbind()
-            del _bound[id(self.backend.plugin)]
+            try:
+                await self._unbind()
+            finally:
+                del _bound[id(self.backend.plugin)]
         release_cache_tag(self.domain, self._tag)
 
     async def _unbind(self) -> None:
