@@ -15,7 +15,7 @@ had changed it.
 from __future__ import annotations
 
 import time
-from contextlib import AsyncExitStack, aclosing, asynccontextmanager
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager, contextmanager
 from inspect import isasyncgen
 from typing import TYPE_CHECKING
 from weakref import WeakValueDictionary
@@ -28,7 +28,7 @@ from fscache_core.outcome import ReadOutcome
 from fscache_core.page import alloc_page, write_page_nowait
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator
+    from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterator
 
     from fscache_core.file import File
     from fscache_core.hookspecs import FileAttributes
@@ -69,12 +69,12 @@ class Changes:
         volume, stream = self._volume, _Stream(source)
         async with self._changing(path):
             known = None if replaces is None else self._version(path, replaces)
-            self._overwrite(path)
             try:
                 async with aclosing(stream.pieces()) as pieces:
-                    new = await volume.netfs.call(
-                        "put_file", volume.netfs.put_file, volume.data, path, pieces, known
-                    )
+                    with self._overwriting(path):
+                        new = await volume.netfs.call(
+                            "put_file", volume.netfs.put_file, volume.data, path, pieces, known
+                        )
             except FscacheError:
                 if stream.error is not None:
                     raise stream.error from None  # the caller's own, which the netfs cannot help
@@ -87,9 +87,9 @@ class Changes:
             raise CallerError(f"{self._volume.named(path)}: offset {offset} is negative")
         async with self._changing(path):
             known = await self._known(path, replaces)
-            self._overwrite(path)
             netfs = self._volume.netfs
-            new = await netfs.call("store", netfs.store, known, offset, memoryview(data).cast("B"))
+            with self._overwriting(path):
+                new = await netfs.call("store", netfs.store, known, offset, memoryview(data).cast("B"))
             return await self._adopt(path, new, None)
 
     async def truncate(self, path: str, size: int, *, replaces: File | None) -> FileAttributes:
@@ -98,17 +98,17 @@ class Changes:
             raise CallerError(f"{self._volume.named(path)}: size {size} is negative")
         async with self._changing(path):
             known = await self._known(path, replaces)
-            self._overwrite(path)
             netfs = self._volume.netfs
-            return await self._adopt(path, await netfs.call("truncate", netfs.truncate, known, size), None)
+            with self._overwriting(path):
+                new = await netfs.call("truncate", netfs.truncate, known, size)
+            return await self._adopt(path, new, None)
 
     async def rename(self, path: str, new_path: str) -> None:
         """Rename a file or directory, replacing a file of the new name."""
         volume = self._volume
         async with self._changing(path, new_path):
-            self._overwrite(path)
-            self._overwrite(new_path)
-            await volume.netfs.call("rename", volume.netfs.rename, volume.data, path, new_path)
+            with self._overwriting(path, new_path):
+                await volume.netfs.call("rename", volume.netfs.rename, volume.data, path, new_path)
             for name in (path, new_path):
                 volume.namei.changed(name)
                 await volume.invalidate(name)
@@ -122,7 +122,8 @@ class Changes:
         """Remove a file or symbolic link, and what is cached of it."""
         volume = self._volume
         async with self._changing(path):
-            await volume.netfs.call("unlink", volume.netfs.unlink, volume.data, path)
+            with self._overwriting(path):
+                await volume.netfs.call("unlink", volume.netfs.unlink, volume.data, path)
             volume.namei.changed(path)
             volume.namei.changed_below(_below(path))  # it may have been a link to a directory
             await volume.invalidate(path)
@@ -145,7 +146,8 @@ class Changes:
         """Make ``path`` a symbolic link to ``target``, which is not interpreted."""
         volume = self._volume
         async with self._changing(path):
-            await volume.netfs.call("symlink", volume.netfs.symlink, volume.data, target, path)
+            with self._overwriting(path):
+                await volume.netfs.call("symlink", volume.netfs.symlink, volume.data, target, path)
             volume.namei.changed(path)
             # There may have been another link of that name.
             volume.namei.distrust_below(_below(path))
@@ -206,10 +208,26 @@ class Changes:
             raise StaleError(f"{replaces.inode}: changed through this cache since it was opened")
         return replaces.inode.netfs_data
 
-    def _overwrite(self, path: str) -> None:
-        """Have nothing more fetched of versions of a file that could not be told from the one about to be."""
-        for inode in self._volume.icache.of(path):
-            inode.overwritten |= inode.weak
+    @contextmanager
+    def _overwriting(self, *paths: str) -> Iterator[None]:
+        """Around a change of what is under these names.
+
+        Nothing more is fetched of versions that could not be told from those about to be.
+        """
+        weak = [
+            inode
+            for path in paths
+            for inode in self._volume.icache.at_or_below(path)
+            if inode.weak and not inode.overwritten
+        ]
+        for inode in weak:
+            inode.overwritten = True
+        try:
+            yield
+        except UnsupportedError:  # nothing was even tried
+            for inode in weak:
+                inode.overwritten = False
+            raise
 
     async def _adopt(self, path: str, netfs_data: object, content: Bytes | None) -> FileAttributes:
         """Make what the origin has now the version to open, and store its content if that is known."""

@@ -76,9 +76,10 @@ class InodeCache:
     def newest(self, path: str) -> Inode | None:
         return self._newest.get(path)
 
-    def of(self, path: str) -> list[Inode]:
-        """Every inode of a path that is in use: the newest, and older versions that some have open still."""
-        return [inode for inode in self._all if inode.path == path]
+    def at_or_below(self, path: str) -> list[Inode]:
+        """Every inode in use of a path and of those below it, older versions that some have open too."""
+        below = path.rstrip("/") + "/"
+        return [inode for inode in self._all if inode.path == path or inode.path.startswith(below)]
 
     def below(self, prefix: str) -> list[Inode]:
         """The newest inodes of all paths that begin with ``prefix``."""

@@ -703,3 +703,49 @@ async def test_of_two_who_replace_one_version_the_later_is_told_though_the_origi
             with pytest.raises(StaleError, match="changed through this cache"):
                 await change()
     assert netfs.data == NEW
+
+
+async def test_what_is_renamed_over_a_directory_is_not_mixed_with_what_was_there() -> None:
+    class Tree(Blind):
+        """Reads by path, as most do; what is under a name now is what is read."""
+
+        name = "tree"
+
+        def __init__(self) -> None:
+            super().__init__(OLD)
+            self.files = {"/d/a": OLD, "/f/a": NEW}
+
+        @netfs_hook
+        async def fetch(
+            self, netfs_data: object, offset: int, buffer: memoryview, arrived: Callable[[int], None]
+        ) -> None:
+            buffer[:] = self.files[str(netfs_data)][offset : offset + len(buffer)]
+
+        @netfs_hook
+        async def rename(self, volume: object, path: str, new_path: str) -> None:
+            self.files = {
+                new_path + name.removeprefix(path) if name.startswith(path + "/") else name: data
+                for name, data in self.files.items()
+            }
+
+    async with open_fscache() as fscache:
+        fscache.add_netfs(Tree())
+        async with await fscache.open_file("tree:///d/a") as file:
+            assert await file.read(0, 10) == OLD[:10]
+            await fscache.rename("tree:///d", "tree:///e")
+            await fscache.rename("tree:///f", "tree:///d")
+            with pytest.raises(StaleError, match="changed through this cache"):
+                await file.read(0, len(OLD))
+        assert await read_all(fscache, "tree:///d/a") == NEW
+
+
+async def test_a_change_that_cannot_be_made_costs_who_reads_the_file_nothing(
+    over_blind: tuple[FsCache, Blind],
+) -> None:
+    fscache, _ = over_blind
+    async with await fscache.open_file(BLIND_URL) as file:
+        assert await file.read(0, 10) == OLD[:10]
+        for change in (fscache.truncate(BLIND_URL, 1), fscache.rename(BLIND_URL, "blind://b")):
+            with pytest.raises(UnsupportedError):
+                await change
+        assert await file.read(0, len(OLD)) == OLD
