@@ -150,25 +150,28 @@ class Cache:
             raise CallerError(f"cache {self.tag} was withdrawn before", errno=errno.EBADF)
         log.info("cache %s: withdrawing", self.tag)
         self.withdrawn = True
-        with trio.CancelScope(shield=True):  # bounded: every hook is
-            if self in self.domain.caches:
-                self.domain.caches.remove(self)
-            self._tag.cache = None
-            for gauge, hook in (("syn", self.backend.sync_cache), ("dsp", self.backend.dissociate_pages)):
-                try:
-                    await call_backend(self, gauge, type(None), hook)
-                except FscacheError as error:
-                    self.hook_failed(error)
-            for obj in list(self.objects.values()):
-                obj.kill()
-            await self._emptied.wait()
-            if self._keeper is not None:
-                await self._keeper.close()
-            try:
-                await self._unbind()
-            finally:
-                del _bound[id(self.backend.plugin)]
+        try:
+            with trio.CancelScope(shield=True):  # bounded: every hook is
+                await self._leave()
+        finally:
+            del _bound[id(self.backend.plugin)]
         release_cache_tag(self.domain, self._tag)
+
+    async def _leave(self) -> None:
+        if self in self.domain.caches:
+            self.domain.caches.remove(self)
+        self._tag.cache = None
+        for gauge, hook in (("syn", self.backend.sync_cache), ("dsp", self.backend.dissociate_pages)):
+            try:
+                await call_backend(self, gauge, type(None), hook)
+            except FscacheError as error:
+                self.hook_failed(error)
+        for obj in list(self.objects.values()):
+            obj.kill()
+        await self._emptied.wait()
+        if self._keeper is not None:
+            await self._keeper.close()
+        await self._unbind()
 
     async def _unbind(self) -> None:
         seconds = self.domain.limits.drop_seconds

@@ -14,7 +14,6 @@ import trio
 from fscache_core.errors import CallerError
 from fscache_core.fetch_buffers import FetchBuffers
 from fscache_core.fetch_memory import FetchMemory
-from fscache_core.late_import import importing
 from fscache_core.stats import Histogram, Stats
 
 if TYPE_CHECKING:
@@ -29,8 +28,7 @@ log = logging.getLogger("fscache")
 def _most_warm_inodes() -> int:
     """Few enough that what they hold open is a small share of the descriptors this process may have."""
     try:
-        with importing:
-            import resource
+        import resource
     except ImportError:  # Windows
         return 256
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)

@@ -122,6 +122,7 @@ class Fetch:
                 await self._lot.park()
         finally:
             self.n_waiting -= 1
+            self.inode.fetching.left(self)
         return True
 
     def give_up(self) -> None:

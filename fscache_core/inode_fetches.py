@@ -156,9 +156,7 @@ class InodeFetches:
         """Take out a fetch that is over, or keep it: the cache could not take it, and readers may want it."""
         self.under_way.remove(fetch)
         memory = self._volume.domain.fetch_memory
-        # What a reader gets though there is no memory is for that reader, who waits for it.
-        lent = memory.is_overdrawn and fetch.wanted and fetch.size <= SMALLEST_FETCH
-        if fetch.stored or not self._inode.n_open or lent:
+        if fetch.stored or not self._inode.n_open or self._is_lent(fetch):
             # What was broken off may be written to still, by a plugin that does not keep to the contract.
             if not fetch.n_waiting and fetch.error is None and not fetch.given_up:
                 fetch.give_buffer()
@@ -168,10 +166,23 @@ class InodeFetches:
         self.kept.append(fetch)
         memory.keep(fetch, fetch.size, lambda: self._let_go(fetch))
         self._note_read(fetch)
+        if not self._inode.n_open:  # closed in another thread, which took us to be at rest
+            self._let_go(fetch)
+            return
         readahead = self._volume.readahead
         size = max(KEPT_SIZE, 2 * (readahead.max_size + readahead.fetch_size))
         while sum(kept.size for kept in self.kept) > size:
             self._let_go(self.kept[0])
+
+    def left(self, fetch: Fetch) -> None:
+        """Note that a reader waits for a fetch no more: what is lent to nobody is given up."""
+        if not fetch.n_waiting and not fetch.done and self._is_lent(fetch):
+            fetch.give_up()
+
+    def _is_lent(self, fetch: Fetch) -> bool:
+        """Whether a fetch has memory that there is not, for those who wait for it alone."""
+        memory = self._volume.domain.fetch_memory
+        return memory.is_overdrawn and fetch.wanted and fetch.size <= SMALLEST_FETCH
 
     def read(self, fetch: Fetch, page: int, end: int) -> None:
         """Note that a reader has had the bytes of a fetch from the beginning of ``page`` to byte ``end``."""

@@ -72,8 +72,9 @@ class Namei:
                 if len(volume.stale_paths) < MAX_STALE_PATHS:
                     volume.stale_paths.add(path)
                 return inode
+            current = self._icache.newest(path)
             inode = self.open_version(path, answer.netfs_data, checked_at)
-            if answer.invalidated:
+            if answer.invalidated and inode is not current:  # which was opened after the invalidation
                 await self._open_uncached(inode)
             return inode
         finally:

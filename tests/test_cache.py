@@ -569,3 +569,23 @@ async def test_a_backend_that_cannot_keep_counts_loses_only_those(
         assert kept is not None
         assert "backend MemoryBackend: statistics returned 7" in caplog.text
         await session.check(cookie, content(b"v1", SIZE))
+
+
+async def test_a_backend_whose_withdrawal_was_interrupted_is_free_again() -> None:
+    class Interrupted(MemoryBackend):
+        interrupts = True
+
+        @cache_hook
+        async def sync_cache(self) -> None:
+            if self.interrupts:
+                self.interrupts = False
+                await self.unbind_cache()  # or the backend says itself that it is in use
+                raise KeyboardInterrupt
+
+    backend = Interrupted()
+    with pytest.raises(BaseExceptionGroup) as interrupted:
+        async with open_fscache() as fscache:
+            await fscache.add_cache(backend)
+    assert interrupted.group_contains(KeyboardInterrupt)
+    async with open_fscache() as fscache:
+        await fscache.add_cache(backend)

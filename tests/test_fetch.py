@@ -308,3 +308,21 @@ async def test_what_nobody_comes_for_makes_room_after_a_while(autojump_clock: tr
                 assert await file.read(offset, MIB) == DATA[offset : offset + MIB]
             assert max(size for _, size in origin.piecemeal) > MIB
             assert fscache.domain.fetch_memory.size <= limits.fetch_size + SMALLEST_FETCH
+
+
+async def test_reads_that_are_given_up_take_no_more_memory_than_those_that_wait(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    origin, limits = Origin(), Limits(fetch_size=MIB)
+    origin.held = {offset: trio.Event() for offset in range(0, SIZE, SMALLEST_FETCH)}
+    async with open_fscache(limits=limits, readahead=Readahead(max_size=0)) as fscache:
+        fscache.add_netfs(origin, wrappers=[Faults()])
+        async with await fscache.open_file("origin://file") as file:
+            for offset in range(0, 100 * SMALLEST_FETCH, SMALLEST_FETCH):
+                with trio.move_on_after(1):
+                    await file.read(offset, SMALLEST_FETCH)
+                await trio.testing.wait_all_tasks_blocked()
+                assert fscache.domain.fetch_memory.size <= limits.fetch_size + SMALLEST_FETCH
+            for held in origin.held.values():
+                held.set()
+            assert await file.read(0, MIB) == DATA[:MIB]

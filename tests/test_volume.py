@@ -449,6 +449,27 @@ async def test_what_the_origin_said_before_an_invalidation_is_for_who_had_asked(
         assert origin.n_asked == 2
 
 
+async def test_an_answer_from_before_an_invalidation_takes_nothing_from_who_opened_after_it() -> None:
+    origin, url = Editions(b"first"), "editions://a"
+    async with open_fscache() as fscache:
+        await fscache.add_cache(MemoryBackend())
+        fscache.add_netfs(origin)
+        volume = await fscache.open_volume(url)
+        origin.go = early_may_go = trio.Event()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(read_all, fscache, url)
+            await origin.asked.wait()
+            await volume.invalidate("a")
+            origin.go = None
+            late = await fscache.open_file(url)
+            await late.warm()
+            early_may_go.set()
+        fetched = volume.stats.bytes_from_origin
+        assert await late.read(0, 5) == b"first"
+        assert volume.stats.bytes_from_origin == fetched == 5
+        await late.aclose()
+
+
 async def test_a_file_is_not_missing_because_it_was_before_an_invalidation() -> None:
     origin, url = Editions(None), "editions://a"
     async with open_fscache(coherency=Coherency(negative_ttl_seconds=600)) as fscache:
