@@ -120,9 +120,12 @@ class Fetch:
                 if self.done:
                     return False
                 await self._lot.park()
+        except trio.Cancelled:
+            if self.n_waiting == 1:
+                self.inode.fetching.abandoned(self)
+            raise
         finally:
             self.n_waiting -= 1
-            self.inode.fetching.left(self)
         return True
 
     def give_up(self) -> None:

@@ -174,9 +174,9 @@ class InodeFetches:
         while sum(kept.size for kept in self.kept) > size:
             self._let_go(self.kept[0])
 
-    def left(self, fetch: Fetch) -> None:
-        """Note that a reader waits for a fetch no more: what is lent to nobody is given up."""
-        if not fetch.n_waiting and not fetch.done and self._is_lent(fetch):
+    def abandoned(self, fetch: Fetch) -> None:
+        """Note that the last who waited for a fetch was cancelled: what is lent to nobody is given up."""
+        if not fetch.done and self._is_lent(fetch):
             fetch.give_up()
 
     def _is_lent(self, fetch: Fetch) -> bool:

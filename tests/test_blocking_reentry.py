@@ -22,7 +22,7 @@ from fscache_core.testing.http_origin import Fault, Stall
 from fscache_memory import MemoryBackend
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Awaitable, Callable, Iterator
     from pathlib import Path
     from types import FrameType
 
@@ -353,6 +353,28 @@ def release(inode: Inode) -> None:
         inode.volume.domain.token.run_sync_soon(inode.volume.icache.settle, inode)
 
 
+def at_every_step(
+    fscache: blocking.BlockingFsCache,
+    directory: Path,
+    act: Callable[[Inode, Inode, int, bool], Awaitable[tuple[bool, bool]]],
+    variant: bool,
+) -> None:
+    """Interrupt ``act(cold, other, step, variant)`` at each of its steps; each time one file stays warm."""
+    n_opened = step = 0
+    was_reached = True
+    while was_reached:
+        cold, other = (warm_inode(fscache, directory / name) for name in "ab")
+        was_reached, was_opened = fscache.run(act, cold, other, step, variant)
+        n_opened += was_opened
+        fscache.run(trio.testing.wait_all_tasks_blocked)
+        assert (cold.n_open, other.n_open) == (0, 0)
+        # One of them is warm, and nothing else is left.
+        (warm,) = cold.volume.icache.below("")
+        assert [inode for inode in (cold, other) if not inode.leaving] == [warm]
+        step += 1
+    assert 0 < n_opened < step
+
+
 async def evict_while_opened(cold: Inode, other: Inode, step: int, kept_open: bool) -> tuple[bool, bool]:
     """Whether there were so many steps, and whether the file was opened."""
     volume = cold.volume
@@ -378,19 +400,7 @@ async def evict_while_opened(cold: Inode, other: Inode, step: int, kept_open: bo
 def test_a_file_is_opened_between_any_two_steps_of_evicting_it(
     fscache: blocking.BlockingFsCache, tmp_path: Path, kept_open: bool
 ) -> None:
-    n_opened = step = 0
-    was_reached = True
-    while was_reached:
-        cold, other = (warm_inode(fscache, tmp_path / name) for name in "ab")
-        was_reached, was_opened = fscache.run(evict_while_opened, cold, other, step, kept_open)
-        n_opened += was_opened
-        fscache.run(trio.testing.wait_all_tasks_blocked)
-        assert (cold.n_open, other.n_open) == (0, 0)
-        # One of them is warm, and nothing else is left.
-        (warm,) = cold.volume.icache.below("")
-        assert [inode for inode in (cold, other) if not inode.leaving] == [warm]
-        step += 1
-    assert 0 < n_opened < step
+    at_every_step(fscache, tmp_path, evict_while_opened, kept_open)
 
 
 async def open_while_evicted(cold: Inode, other: Inode, step: int, stale: bool) -> tuple[bool, bool]:
@@ -419,18 +429,7 @@ async def open_while_evicted(cold: Inode, other: Inode, step: int, stale: bool) 
 def test_a_file_is_evicted_between_any_two_steps_of_opening_and_closing_it(
     fscache: blocking.BlockingFsCache, tmp_path: Path, stale: bool
 ) -> None:
-    n_opened = step = 0
-    was_reached = True
-    while was_reached:
-        cold, other = (warm_inode(fscache, tmp_path / name) for name in "ab")
-        was_reached, was_opened = fscache.run(open_while_evicted, cold, other, step, stale)
-        n_opened += was_opened
-        fscache.run(trio.testing.wait_all_tasks_blocked)
-        assert (cold.n_open, other.n_open) == (0, 0)
-        (warm,) = cold.volume.icache.below("")
-        assert [inode for inode in (cold, other) if not inode.leaving] == [warm]
-        step += 1
-    assert 0 < n_opened < step
+    at_every_step(fscache, tmp_path, open_while_evicted, stale)
 
 
 def test_many_threads_open_and_close_more_files_than_stay_warm(

@@ -326,3 +326,29 @@ async def test_reads_that_are_given_up_take_no_more_memory_than_those_that_wait(
             for held in origin.held.values():
                 held.set()
             assert await file.read(0, MIB) == DATA[:MIB]
+
+
+async def test_what_is_lent_to_a_reader_is_not_given_up_as_some_of_it_comes(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    class Dripping(Origin):
+        @netfs_hook
+        async def fetch(
+            self, netfs_data: object, offset: int, buffer: memoryview, arrived: Callable[[int], None]
+        ) -> None:
+            await super().fetch(netfs_data, offset, buffer, arrived)
+            for n_bytes in range(0, len(buffer), 32 << 10):
+                arrived(n_bytes)
+                await trio.sleep(0.01)
+
+    async def read(number: int) -> None:
+        async with await fscache.open_file(f"origin://{number}") as file:
+            assert await file.read(0, MIB) == DATA[:MIB]
+
+    origin, n_files = Dripping(), 16
+    async with open_fscache(limits=Limits(fetch_size=MIB), readahead=Readahead(max_size=0)) as fscache:
+        fscache.add_netfs(origin, wrappers=[Faults()])
+        async with trio.open_nursery() as nursery:
+            for number in range(n_files):
+                nursery.start_soon(read, number)
+    assert sum(size for _, size in asked_for(origin)) == n_files * MIB
