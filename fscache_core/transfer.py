@@ -163,12 +163,7 @@ class Found:
 
 
 async def walk(
-    volume: Volume,
-    path: str,
-    report: Callable[[FscacheError], None],
-    parts: tuple[str, ...] = (),
-    *,
-    local: bool,
+    volume: Volume, path: str, report: Callable[[FscacheError], None], *, local: bool
 ) -> AsyncGenerator[Found, None]:
     """Yield everything below a directory, a directory before what is in it.
 
@@ -178,6 +173,32 @@ async def walk(
     Args:
       local: whether local files are to have these names.  What has no place in a local tree is reported then.
     """
+    # Of each directory on the way down, what of it is still to come.  A generator within a generator for each
+    # would be resumed through all of them, and there are trees deeper than Python's stack.
+    levels = [_list(volume, path, (), report, local=local)]
+    try:
+        while levels:
+            found = await anext(levels[-1], None)
+            if found is None:
+                levels.pop()
+                continue
+            yield found
+            if found.attributes.kind is FileKind.DIRECTORY:
+                levels.append(_list(volume, found.path, found.parts, report, local=local))
+    finally:
+        while levels:
+            await levels.pop().aclose()
+
+
+async def _list(
+    volume: Volume,
+    path: str,
+    parts: tuple[str, ...],
+    report: Callable[[FscacheError], None],
+    *,
+    local: bool,
+) -> AsyncGenerator[Found, None]:
+    """One directory's share of a `walk`."""
     try:
         entries = await volume.list_directory(path)
     except FscacheError as error:
@@ -185,33 +206,29 @@ async def walk(
         return
     for entry in entries:
         below = join(path, entry.name)
-        where = volume.named(below)
         attributes = entry.attributes
+        unfit = None
         if local and (entry.name == "" or "/" in entry.name or "\0" in entry.name):
             # An object store may list such names, and one of them could lead out of the destination.
-            report(OriginError(f"{where}: skipped: {entry.name!r} is not a name a local file can have"))
-            continue
-        unnamed = entry.name == "" and attributes.kind is FileKind.DIRECTORY
-        if unnamed or not {".", ".."}.isdisjoint(entry.name.split("/")):
-            report(OriginError(f"{where}: skipped: {entry.name!r} names nothing in that directory"))
-            continue
-        if attributes.kind is FileKind.SYMLINK:
+            unfit = f"{entry.name!r} is not a name a local file can have"
+        elif (entry.name == "" and attributes.kind is FileKind.DIRECTORY) or not {".", ".."}.isdisjoint(
+            entry.name.split("/")
+        ):
+            unfit = f"{entry.name!r} names nothing in that directory"
+        elif attributes.kind is FileKind.SYMLINK:
             try:
                 attributes = await volume.look_up(below)
             except FscacheError as error:
                 report(error)
                 continue
             if attributes.kind is FileKind.DIRECTORY:
-                report(OriginError(f"{where}: skipped: a symbolic link to a directory"))
-                continue
-        if attributes.kind is FileKind.OTHER:
-            report(OriginError(f"{where}: skipped: neither a file nor a directory"))
-            continue
-        yield Found(below, (*parts, entry.name), attributes)
-        if attributes.kind is FileKind.DIRECTORY:
-            async with aclosing(walk(volume, below, report, (*parts, entry.name), local=local)) as tree:
-                async for found in tree:
-                    yield found
+                unfit = "a symbolic link to a directory"
+        if unfit is None and attributes.kind is FileKind.OTHER:
+            unfit = "neither a file nor a directory"
+        if unfit is None:
+            yield Found(below, (*parts, entry.name), attributes)
+        else:
+            report(OriginError(f"{volume.named(below)}: skipped: {unfit}"))
 
 
 async def copy_tree(

@@ -6,6 +6,7 @@ import fcntl
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -500,6 +501,25 @@ def test_cp_recursive_copies_a_tree(shell: Shell, tmp_path: Path) -> None:
     assert (copy / "link").read_bytes() == b"d/b c" * 1000
     with open(os.fsencode(copy) + b"/d/\xff", "rb") as file:
         assert file.read() == b"raw"
+
+
+def test_a_tree_deeper_than_pythons_stack_is_warmed_and_copied(
+    shell: Shell, cachefiles: str, tmp_path: Path
+) -> None:
+    tree, copy = tmp_path / "tree", tmp_path / "copy"
+    levels = [tree.joinpath(*["d"] * depth) for depth in range(1000)]
+    for level in levels:
+        level.mkdir()
+    bottom = levels[-1] / "file"
+    bottom.write_bytes(CONTENT)
+    os.utime(bottom, (10**9, 10**9))
+    assert warmed(shell, "-r", "--cache", cachefiles, tree.as_uri())["files"] == 1
+    summary = json.loads(shell.output("cp", "-r", "--cache", cachefiles, "--json", tree.as_uri(), copy))
+    assert (summary["files"], summary["bytes_from_origin"]) == (1, 0)
+    assert (copy / bottom.relative_to(tree)).read_bytes() == CONTENT
+    for level in reversed(levels):  # shutil.rmtree calls itself for each
+        shutil.rmtree(level)
+        shutil.rmtree(copy / level.relative_to(tree))
 
 
 def test_cp_counts_as_cached_only_what_was_so_before(
