@@ -21,6 +21,7 @@ help:
 	@echo "make soak     the cachefiles backend under kills, faults, power cuts and a changing origin (ARGS=--minutes=5)"
 	@echo "make setup    only the set-up, once more, also what could not be installed before"
 	@echo "make clean    remove .venv and everything generated"
+	@echo "PYTHON=python3.13 behind one of them makes .venv anew with this Python, for all that follow"
 
 setup:
 	@$(PYTHON) tools/set_up.py --again

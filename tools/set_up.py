@@ -51,8 +51,8 @@ class Tool(NamedTuple):
 
 
 TOOLS = [
-    Tool("sshd", "openssh-server", "tests against OpenSSH; the demo uses asyncssh's own server instead"),
-    Tool("ssh-keygen", "openssh-client", "tests against OpenSSH"),
+    Tool("sshd", "openssh-server", "tests against OpenSSH; the demo uses asyncssh instead"),
+    Tool("ssh-keygen", "openssh-client", "tests against OpenSSH; the demo uses asyncssh instead"),
     Tool("ceph-mon", "ceph-mon", "tests against Ceph RGW; the demo uses moto instead"),
     Tool("ceph-osd", "ceph-osd", "tests against Ceph RGW; the demo uses moto instead"),
     Tool("radosgw", "radosgw", "tests against Ceph RGW; the demo uses moto instead"),
@@ -141,8 +141,9 @@ def missing_packages() -> list[str]:
 
 
 def missing_build_packages() -> list[str]:
-    """What compiling pyxattr, which has no wheels for Linux, lacks here."""
+    """What is missing here to make `.venv`, and to compile pyxattr, which has no wheels for Linux."""
     found: dict[str, bool] = {
+        "python3-venv": any(importlib.util.find_spec(module) is not None for module in ("ensurepip", "pip")),
         "gcc": shutil.which("gcc") is not None or shutil.which("cc") is not None,
         "libc6-dev": Path("/usr/include/stdio.h").exists(),
         "python3-dev": Path(sysconfig.get_path("include"), "Python.h").exists(),
@@ -198,6 +199,22 @@ def install_debian(names: Sequence[str], root: Sequence[str]) -> None:
                 run([*root, *disable])
 
 
+def by_hand(names: Sequence[str]) -> str:
+    """What to type where the set-up may not install Debian packages, or could not."""
+    return f"as root: apt-get install --no-install-recommends {' '.join(names)}"
+
+
+def say_what_is_skipped() -> None:
+    """One line for each kind of test that lacks a program, and one on how to have them all."""
+    packages_of: dict[str, list[str]] = {}
+    for tool in missing_tools():
+        packages_of.setdefault(tool.skipped, []).append(tool.package)
+    for skipped, names in packages_of.items():
+        say(f"skipped: {skipped} (missing: {' '.join(names)})")
+    if packages_of:
+        say(f"to install what is missing, {by_hand(missing_packages())}")
+
+
 def try_debian(names: Sequence[str]) -> None:
     """Install `names` where that may be done without asking; what is still missing then is said elsewhere."""
     root = as_root()
@@ -227,19 +244,18 @@ def set_up(again: bool) -> int:
         try_debian(missing_build_packages())
         try:
             make_venv()
-            say("installing the packages of this checkout and what they need, from constraints.txt")
+            say("installing this checkout and what it needs, from constraints.txt; it may take minutes")
             install_packages()
         except (subprocess.CalledProcessError, OSError) as error:
             say(f"failed: {error}")
             if lacking := missing_build_packages():
-                say(f"pyxattr is compiled here; missing for that: {' '.join(lacking)}")
+                say(f"what is needed to make {VENV.name} is missing; {by_hand(lacking)}")
             return 1
     given_up = stamp.get("given_up", [])
     if missing_packages() != given_up:
         try_debian(missing_packages())
         given_up = missing_packages()
-    for tool in missing_tools():
-        say(f"missing {tool.program} (Debian: {tool.package}); skipped: {tool.skipped}")
+    say_what_is_skipped()
     STAMP.write_text(json.dumps({"python": wanted, "given_up": given_up}) + "\n")
     return 0
 
