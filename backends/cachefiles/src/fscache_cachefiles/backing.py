@@ -11,7 +11,6 @@ Everything here blocks its thread, except `read_resident`.
 
 import os
 import threading
-from array import array
 from collections.abc import Sequence
 from itertools import compress
 from operator import ne
@@ -30,10 +29,13 @@ from fscache_cachefiles.blockmap import (
     matches,
     pread_entries,
     pwrite_entries,
+    runs_of,
     seed_of,
+    stored_entries,
     valid_end,
     valid_runs,
     whole_mask,
+    zeros,
 )
 from fscache_cachefiles.descriptors import Descriptors
 from fscache_cachefiles.lock import carry_locks, carry_no_locks
@@ -73,6 +75,9 @@ class Backing:
       entry: block map entry of a small object.
       writable: whether ``data`` and ``map_`` are open for writing.
       descriptors: where they are counted.
+
+    Raises:
+      OSError: there is no memory for it; the descriptors are still the caller's.
     """
 
     __slots__ = (
@@ -118,6 +123,7 @@ class Backing:
         read_flags: int = 0,
         descriptors: Descriptors,
     ) -> None:
+        self._table = zeros(block_count(size))  # per block the entry that was verified
         self.descriptors = descriptors
         descriptors.hold(1 if directory < 0 else LARGE_DESCRIPTORS)
         self.place = place
@@ -139,7 +145,6 @@ class Backing:
         self.n_blocks = block_count(size)
         self.inode = os.fstat(self.descriptor).st_ino
         self.whole = False  #: every block was verified whole, and once is enough
-        self._table = array("Q", bytes(8 * self.n_blocks))  # per block the entry that was verified
         self._quarters = Quarters(data, size, read_flags) if verify is Verify.ALWAYS else None
         self._last_mask = whole_mask(size, self.n_blocks - 1)  # of the last block
         self._n_good = 0
@@ -161,6 +166,8 @@ class Backing:
         return mask_of(self.entry) == whole_mask(self.size, 0)
 
     def __del__(self) -> None:
+        if not hasattr(self, "descriptors"):
+            return  # there was no memory for the table: what it was given is still the caller's
         self.descriptors.give(1 if self.directory < 0 else LARGE_DESCRIPTORS)
         carry_no_locks(self.map)
         for descriptor in (self.map, self.data, self.directory):
@@ -264,10 +271,13 @@ class Backing:
 
     def resident_runs(self) -> list[tuple[int, int]]:
         """The pages that the map says are valid, not verified."""
-        wanted = PageRuns()
-        if self.n_blocks:
-            wanted.add(0, self.n_blocks * PAGES_PER_BLOCK)
-        return list(valid_runs(self.entries(0, self.n_blocks - 1, False, 0), 0, wanted))
+        pages = PageRuns()
+        stored = ((0, (self.entry,)),) if self.map < 0 else stored_entries(self.map, self.n_blocks)
+        for block, entries in stored:
+            for at, entry in enumerate(entries, block):
+                for first, n_pages in runs_of(mask_of(entry)):
+                    pages.add(at * PAGES_PER_BLOCK + first, n_pages)
+        return list(pages)
 
     def count_present(self, first: int, n_pages: int) -> int:
         """How many pages of a run the map calls valid.  Never blocks; a hint, and 1 if the disk is needed."""

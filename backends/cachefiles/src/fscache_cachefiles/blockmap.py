@@ -10,6 +10,7 @@ behind either matches or is a miss.
 """
 
 import errno
+import mmap
 import os
 import struct
 import sys
@@ -27,6 +28,9 @@ BLOCK_SIZE = 1 << BLOCK_SHIFT  #: bytes
 PAGES_PER_BLOCK = BLOCK_SIZE >> PAGE_SHIFT
 FULL_MASK = (1 << PAGES_PER_BLOCK) - 1
 ENTRY_SIZE = 8  #: bytes
+
+_MAPPED = 1 << 12  # so many numbers are given memory page by page
+_PIECE = 1 << 12  # entries of a map that are read at once: of 256 MiB
 
 _SUM_MASK = 0xFFFF_FFFF_FFFF_0000
 _SEED_MASK = 0xFFFF_FFFF_FFFF_FFFF
@@ -198,6 +202,37 @@ def pread_entries(descriptor: int, block: int, n_blocks: int, flags: int = 0) ->
     if torn := at % ENTRY_SIZE:
         raw[at - torn : at] = bytes(torn)
     return _from_little_endian(array("Q", raw))
+
+
+def stored_entries(descriptor: int, n_blocks: int) -> Iterator[tuple[int, Sequence[int]]]:
+    """What a map file has, from its first entry on, as ``(block, entries)``; its holes are passed over.
+
+    Raises:
+      OSError: as read.
+    """
+    block = 0
+    while block < n_blocks:
+        try:
+            block = os.lseek(descriptor, block * ENTRY_SIZE, os.SEEK_DATA) // ENTRY_SIZE
+        except OSError as error:
+            if error.errno == errno.ENXIO:  # nothing up to the end
+                return
+            raise
+        n_entries = min(_PIECE, n_blocks - block)
+        yield block, pread_entries(descriptor, block, n_entries)
+        block += n_entries
+
+
+def zeros(n_numbers: int) -> "array[int] | memoryview[int]":
+    """So many 64-bit numbers, all 0.  Of a large table only what is written to takes memory.
+
+    Raises:
+      OSError: there is no room for so large a table.
+    """
+    if n_numbers < _MAPPED:
+        return array("Q", bytes(8 * n_numbers))
+    flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS  # as other memory: a forked child has its own
+    return memoryview(mmap.mmap(-1, 8 * n_numbers, flags)).cast("Q")
 
 
 def pwrite_entries(descriptor: int, block: int, entries: Sequence[int]) -> None:

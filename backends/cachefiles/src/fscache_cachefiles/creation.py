@@ -19,7 +19,7 @@ from fscache_cachefiles import xattr
 from fscache_cachefiles.admission import Admission
 from fscache_cachefiles.backing import LARGE_DESCRIPTORS, Backing
 from fscache_cachefiles.bind import DIRECTORY_MODE, FILE_MODE, OPEN_DIRECTORY
-from fscache_cachefiles.blockmap import ENTRY_SIZE, block_count, seal_check, seed_of
+from fscache_cachefiles.blockmap import ENTRY_SIZE, block_count, seal_check, seed_of, zeros
 from fscache_cachefiles.graveyard import Graveyard, is_linked
 from fscache_cachefiles.ledger import HASH_DIRECTORY, INDEX_DIRECTORY, Weight, weigh_large, weigh_small
 from fscache_cachefiles.lock import close_locked, try_share
@@ -63,6 +63,7 @@ class Creation:
         """Make an empty large object; None if somebody else was first."""
         self._namei.descriptors.check(LARGE_DESCRIPTORS)
         n_blocks = block_count(size)
+        zeros(n_blocks)  # raises if there is no memory for a table of them: then none is made at all
         weight = weigh_large(size)
         grave, directory = self._make_grave(3, page_count(n_blocks * ENTRY_SIZE), weight)
         keep = contextlib.ExitStack()

@@ -5,7 +5,7 @@ import errno
 from fscache_core.errors import CacheIOError, FscacheError, NoSpaceError, WorldError
 
 #: What a filesystem or the kernel says when there is no room: no fault of the cache.
-NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE)
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 
 # What a failing disk says.  Everything else concerns one object only.
 _IO_ERRORS = frozenset(

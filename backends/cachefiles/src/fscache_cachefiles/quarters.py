@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from xxhash import xxh3_64_intdigest
 
-from fscache_cachefiles.blockmap import BLOCK_SHIFT, block_count
+from fscache_cachefiles.blockmap import BLOCK_SHIFT, block_count, zeros
 from fscache_cachefiles.scratch import SCRATCH_SIZE, give_scratch, take_scratch
 
 _SHIFT = BLOCK_SHIFT - 2
@@ -78,8 +78,7 @@ class Quarters:
         """Remember the quarters of a whole block that has just matched, given in one piece or several."""
         sums = self._sums
         if sums is None:
-            n_bytes = array("Q").itemsize * _PER_BLOCK * block_count(self._size)
-            sums = self._sums = memoryview(bytearray(n_bytes)).cast("Q")
+            sums = self._sums = memoryview(zeros(_PER_BLOCK * block_count(self._size)))
         at = block * _PER_BLOCK
         if not sums[at]:
             new = _sums_of(content[0] if len(content) == 1 else memoryview(b"".join(content)))
