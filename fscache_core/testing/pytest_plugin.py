@@ -4,7 +4,7 @@ Servers start when the first test asks, and serve the whole session: use names o
 back what you stop. What is not installed skips the test, with the reason.
 
 A bug of core's own that core got over must not go unnoticed: it fails the test during which it was logged,
-without being asked for (`fscache_bugs`).
+without being asked for (`fscache_bugs`).  And what skips says why, also in async tests.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Generator, Iterator
     from pathlib import Path
 
     from fscache_core.testing.filesystems import FilesystemKind
@@ -51,6 +51,20 @@ def fscache_bugs() -> Iterator[list[str]]:
     log.removeHandler(bugs)
     if bugs.messages:
         pytest.fail("\n".join(["core got over a bug of its own:", *bugs.messages]))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_pyfunc_call() -> Generator[None, object, object]:
+    """Give a test that is skipped within a nursery its reason back, which pytest-trio drops."""
+    try:
+        return (yield)
+    except pytest.skip.Exception as skip:
+        reason = skip.__context__
+        while isinstance(reason, BaseExceptionGroup):
+            reason = reason.exceptions[0]
+        if skip.msg or not isinstance(reason, pytest.skip.Exception):
+            raise
+        raise reason from None
 
 
 @pytest.fixture(scope="session")
