@@ -31,9 +31,10 @@ if TYPE_CHECKING:
     from fscache_core.readahead import Window
 
 #: A range is asked for as a whole, if the adapter can, where all of it is likely to be there within so many
-#: seconds; and in any case up to so many bytes.  Else its bytes are handed on as they arrive.
+#: seconds; and in any case up to so many bytes, few enough to come within seconds over the slowest line.
+#: Else its bytes are handed on as they arrive.
 WHOLE_SECONDS = 0.25
-WHOLE_SIZE = 256 << 10
+WHOLE_SIZE = 64 << 10
 
 #: Seconds after which an origin that was fast is not any more.  Then what is long is asked for anew, and its
 #: bytes are handed on as they arrive.  Long, for what was sent is lost; a machine that is busy is no reason.

@@ -103,15 +103,19 @@ class InodeFetches:
         if self._volume.domain.has_caches and (obj is None or not obj.active):
             self._volume.stats.fallbacks += 1
         window = self.window_pages()
+        last = reach = page + min(n_pages, window)
+        if n_pages <= window:
+            # One request brings first what is waited for; another beside it would take half of the line.
+            most = min(self._ahead_end(last, ahead), (last // self._step + 1) * self._step)
+            reach = page + self.until_next(page, max(last, most) - page)
         try:
-            self._start_run(page, min(n_pages, window), reader, ask_cache=False)
+            self._start_run(page, reach - page, reader, missed=last)
         except NoMemoryError:
             if self.of(page) is None:
-                raise
+                self._start_run(page, last - page, reader, missed=last)
             return  # as this comes, its reader asks for more
-        last = page + min(n_pages, window)
-        if n_pages <= window and ahead > last << PAGE_SHIFT:
-            self.read_ahead(last << PAGE_SHIFT, ahead, reader)
+        if n_pages <= window and ahead > reach << PAGE_SHIFT:
+            self.read_ahead(reach << PAGE_SHIFT, ahead, reader)
 
     def read_ahead(self, offset: int, ahead: int, reader: Window) -> None:
         """Start fetching, or reading from the cache, what lies from ``offset`` to ``ahead``."""
@@ -120,32 +124,44 @@ class InodeFetches:
 
     def fetch_on(self, offset: int, ahead: int, reader: Window) -> bool:
         """`read_ahead`; False if it is not the time, or there is no memory for all of it."""
-        domain = self._volume.domain
-        if domain.stores_size > domain.limits.store_size // 2 or self._volume.closed:
+        if not self._may_read_ahead:
             return False
-        page, end = page_count(offset), page_count(min(ahead, self._inode.size))
-        end = min(end, page + (domain.fetch_memory.room // 4 >> PAGE_SHIFT))
+        page = page_count(offset)
+        end = self._ahead_end(page, ahead)
         known = PageRuns()
         for fetch in (*self.under_way, *self.kept):
             known.add(fetch.first, fetch.end - fetch.first)
         for first, n_pages in list(known.gaps(page, end - page)):
             try:
-                self._start_run(first, n_pages, reader, ask_cache=True)
+                self._start_run(first, n_pages, reader, missed=first)
             except NoMemoryError:
                 return False
         return True
+
+    @property
+    def _may_read_ahead(self) -> bool:
+        domain = self._volume.domain
+        return domain.stores_size <= domain.limits.store_size // 2 and not self._volume.closed
+
+    def _ahead_end(self, page: int, ahead: int) -> int:
+        """Index after the last page that may be fetched ahead from ``page`` on: at most to byte ``ahead``."""
+        if not self._may_read_ahead:
+            return page
+        room = self._volume.domain.fetch_memory.room // 4 >> PAGE_SHIFT
+        return min(page_count(min(ahead, self._inode.size)), page + room)
 
     @property
     def _step(self) -> int:
         """Pages of the longest fetch."""
         return max(1, self._volume.readahead.fetch_size >> PAGE_SHIFT)
 
-    def _start_run(self, page: int, n_pages: int, reader: Window, *, ask_cache: bool) -> None:
+    def _start_run(self, page: int, n_pages: int, reader: Window, *, missed: int) -> None:
+        """Start fetching a run.  Of what is before page ``missed`` it is known that the cache has none."""
         domain, step = self._volume.domain, self._step
         while n_pages > 0:
             # More than one end where the next reader's would, too.
             n = n_pages if n_pages <= step else step - page % step
-            fetch = Fetch(self._inode, page, n, reader, ask_cache=ask_cache)
+            fetch = Fetch(self._inode, page, n, reader, ask_cache=page + n > missed)
             domain.fetch_memory.take(fetch.size)
             self.under_way.append(fetch)
             domain.spawn(fetch.run, f"fetch {self._inode.path}")

@@ -91,7 +91,7 @@ async def test_a_fast_origin_is_asked_for_wholes_and_all_of_them_are_right_and_s
     assert await read_all(origin, backend) == DATA
     assert without_gaps_or_overlaps(asked_for(origin))
     # Nothing was known when the first ones began.
-    assert 3 <= len(origin.piecemeal) < len(origin.whole)
+    assert 2 <= len(origin.piecemeal) < len(origin.whole)
     assert await read_all(Origin(), backend, offline=True) == DATA
 
 
@@ -115,6 +115,39 @@ async def test_a_short_range_is_always_asked_for_as_a_whole(autojump_clock: trio
             assert await file.read(SIZE - 10, 100) == DATA[-10:]
     assert not origin.piecemeal
     assert sum(size for _, size in origin.whole) < 30_000
+
+
+async def test_one_request_brings_what_is_read_and_then_what_is_read_ahead(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    origin = Origin()
+    async with open_fscache() as fscache:
+        await fscache.add_cache(MemoryBackend())
+        fscache.add_netfs(origin)
+        async with await fscache.open_file("origin://file") as file:
+            await file.read(MIB // 8, 4096)
+            await file.inode.wait_stored()
+        origin.whole.clear()
+        async with await fscache.open_file("origin://file") as file:
+            assert await file.read(0, MIB // 16) == DATA[: MIB // 16]
+            await trio.testing.wait_all_tasks_blocked()
+        # One after the other; what is cached already is left out.
+        assert origin.piecemeal == [(0, MIB // 8), (MIB // 8 + 4096, MIB // 16 - 4096)]
+        assert not origin.whole
+
+
+async def test_what_is_longer_than_a_short_read_is_handed_on_as_it_arrives(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """Nobody knows yet how fast the origin is: 192 KiB can take a minute."""
+    origin = Origin()
+    async with open_fscache() as fscache:
+        await fscache.add_cache(MemoryBackend())
+        fscache.add_netfs(origin)
+        async with await fscache.open_file("origin://file") as file:
+            assert await file.read(0, MIB // 16) == DATA[: MIB // 16]
+    assert origin.piecemeal == [(0, MIB // 16 * 3)]
+    assert not origin.whole
 
 
 async def test_an_origin_that_becomes_slow_is_asked_again_for_what_comes(
@@ -146,9 +179,9 @@ async def test_what_is_not_the_range_is_the_adapters_fault_and_handed_to_nobody(
         fscache.add_netfs(origin)
         async with await fscache.open_file("origin://file") as file:
             with pytest.raises(PluginError, match="netfs origin: fetch_whole returned"):
-                await file.read(0, 10_000)
+                await file.read(MIB, 10_000)
             origin.answer = Origin().answer
-            assert await file.read(0, 10_000) == DATA[:10_000]
+            assert await file.read(MIB, 10_000) == DATA[MIB : MIB + 10_000]
 
 
 async def test_a_version_that_is_gone_is_stale_and_nothing_of_it_is_kept(

@@ -134,9 +134,9 @@ async def test_memory_that_cannot_be_read_is_the_adapters_fault_and_harms_nobody
         fscache.add_netfs(origin)
         async with await fscache.open_file("origin://file") as file:
             with pytest.raises(PluginError, match="netfs origin: fetch_whole returned"):
-                await file.read(0, 10_000)
+                await file.read(MIB, 10_000)
             origin.answer = lambda offset, size: DATA[offset : offset + size]
-            assert await file.read(0, 10_000) == DATA[:10_000]
+            assert await file.read(MIB, 10_000) == DATA[MIB : MIB + 10_000]
 
 
 class ScarceMemory(fetch_buffers._Memory):
