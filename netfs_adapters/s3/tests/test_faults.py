@@ -21,6 +21,7 @@ from fscache_core.hookspecs import Strength
 from fscache_core.testing.http_origin import CountingOrigin, Fault, Stall
 from fscache_core.testing.workspace import free_port
 from netfs_adapters.s3.tests.conftest import DATA, PATH, Reader, reading
+from netfs_s3.bucket import CHUNK_SIZE
 
 
 def assert_one_line_naming(error: OriginError, *parts: str) -> None:
@@ -107,6 +108,22 @@ async def test_slow_progress_is_progress(origin: CountingOrigin, mock_clock: tri
         await reader.netfs.fetch(file, 0, memoryview(buffer), lambda n: mock_clock.jump(45))
         assert buffer == DATA
         assert trio.current_time() - began > 90
+
+
+async def test_what_came_is_handed_on_though_little_did(origin: CountingOrigin, reader: Reader) -> None:
+    file = await reader.look_up("cat.jpg")
+    stall, came, buffer = Stall(after=2 * CHUNK_SIZE), trio.Event(), bytearray(len(DATA))
+    origin.fault(PATH, Fault(stall=stall))
+
+    def arrived(n_bytes: int) -> None:
+        if n_bytes >= CHUNK_SIZE:
+            came.set()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(reader.netfs.fetch, file, 0, memoryview(buffer), arrived)
+        await came.wait()  # the origin sends no more until then
+        stall.release()
+    assert buffer == DATA
 
 
 async def test_an_origin_that_comes_back_is_read_on(origin: CountingOrigin) -> None:

@@ -41,8 +41,9 @@ if TYPE_CHECKING:
 P = ParamSpec("P")
 R = TypeVar("R")
 
-#: Bytes are handed on in chunks of at least this (bytes), or the rest.
-CHUNK_SIZE = 256 << 10
+#: Bytes are handed on in chunks of at least this (bytes), or the rest.  Of a fast origin they are larger by
+#: themselves; over a slow line nobody waits for more.
+CHUNK_SIZE = 16 << 10
 #: No request takes as long: silence, not duration, ends one.
 _REQUEST_TIMEOUT = timedelta(days=1)
 #: Objects longer than this (bytes) are sent in parts of this size; S3 takes up to 10 000, hence 160 GB.
