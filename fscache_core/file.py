@@ -25,6 +25,9 @@ CHECKPOINT_EVERY = 32
 #: Bytes copied out of fetches between two full checkpoints.
 CHECKPOINT_SIZE = 4 << 20
 
+#: Sequential readers that an open file may have taking turns, each with a window.
+N_WINDOWS = 4
+
 #: Bytes per piece when a file is read as a stream.
 CHUNK_SIZE = 1 << 20
 
@@ -40,6 +43,7 @@ class File:
         "_closed",
         "_decided",
         "_hits",
+        "_other_windows",
         "_reopening",
         "_told_size",
         "_unyielded",
@@ -52,7 +56,8 @@ class File:
     def __init__(self, volume: Volume, inode: Inode, *, reopen: bool) -> None:
         self.volume = volume
         self.inode = inode  #: read-only; another one once it is reopened
-        self._window = Window(volume.readahead)
+        self._window = Window(volume.readahead)  # of whoever missed something last
+        self._other_windows: tuple[Window, ...] = ()  # the latest first
         self._hits = 0
         self._unyielded = 0  # bytes
         self._closed = False
@@ -172,7 +177,7 @@ class File:
             if n == 0:
                 self._told_size = True
                 return 0
-            inode, window = self.inode, self._window
+            inode, window = self.inode, self._window_at(offset)
             asked = window.ahead
             try:
                 missed = await inode.read_into(offset, buffer[:n], *window.read(offset, n), window)
@@ -184,6 +189,33 @@ class File:
                 if not missed:
                     window.found(offset + n, asked)
                 return n
+
+    def _window_at(self, offset: int) -> Window:
+        """The window of the reader who comes to ``offset``; a new one if that is nobody known.
+
+        Two who take turns, or one who reads two parts side by side, look like jumps.
+        """
+        window, others = self._window, self._other_windows
+        if offset == window.expected and window.comes_to(offset):
+            return window
+        for known in (window, *others):
+            if known.comes_to(offset):
+                known.expected = offset  # hits of another may have come between
+                if known is not window:
+                    self._window = known
+                    self._other_windows = (window, *(other for other in others if other is not known))
+                return known
+        if offset != window.expected and window.ahead:
+            for dropped in others[N_WINDOWS - 2 :]:
+                dropped.rest()
+            self._window = Window(self.volume.readahead)
+            self._other_windows = (window, *others[: N_WINDOWS - 2])
+        return self._window
+
+    def _rest(self) -> None:
+        """Read nothing ahead until the next miss."""
+        for window in (self._window, *self._other_windows):
+            window.rest()
 
     def _clamp(self, offset: int, size: int) -> int:
         """How many of ``size`` bytes at ``offset`` the file has."""
@@ -214,8 +246,8 @@ class File:
                 self.volume.icache.close(inode)
                 return False
             self.inode = inode
-            self._window.rest()
-            self._window = Window(self.volume.readahead)
+            self._rest()
+            self._window, self._other_windows = Window(self.volume.readahead), ()
             self.volume.icache.close(stale)
             return True
 
@@ -262,7 +294,7 @@ class File:
         """`aclose` for the trio thread's synchronous code."""
         if not self._closed:
             self._closed = True
-            self._window.rest()
+            self._rest()
             self.volume.icache.close(self.inode)
 
     def close_warm(self) -> bool:
@@ -272,7 +304,7 @@ class File:
         """
         assert self._version is not None
         self._closed = True
-        self._window.rest()
+        self._rest()
         return self.volume.icache.release(self._version)
 
     def settle(self) -> None:

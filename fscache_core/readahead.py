@@ -37,7 +37,7 @@ WHOLE_READAHEAD = Readahead(fetch_size=8 << 20)
 
 
 class Window:
-    """The read-ahead state of one open file.
+    """The read-ahead state of one sequential reader of an open file.
 
     A window smaller than a fetch is renewed when half of it is left.  A larger one is always whole: it ends
     where a fetch ends, and as the reader enters the next fetch, one more is asked for.  As a fetch arrives,
@@ -48,7 +48,7 @@ class Window:
     the one, set the other to it.
     """
 
-    __slots__ = ("ahead", "expected", "limits", "size", "trigger")
+    __slots__ = ("_noted", "ahead", "expected", "limits", "size", "trigger")
 
     def __init__(self, limits: Readahead) -> None:
         self.limits = limits
@@ -56,6 +56,11 @@ class Window:
         self.expected = 0  #: where a sequential reader would read next
         self.ahead = 0  #: up to where has been asked for
         self.trigger = NEVER  #: when a read passes this, it is time to ask for more
+        self._noted = 0  # where the reader was last heard of: in between it had hits
+
+    def comes_to(self, offset: int) -> bool:
+        """Whether a read at ``offset`` may be this reader's next: a jump goes elsewhere."""
+        return self._noted <= offset <= self.ahead
 
     def read(self, offset: int, size: int) -> tuple[int, int]:
         """Note a read that was no plain hit; returns the range to read ahead if it misses, as (from, to)."""
@@ -68,13 +73,14 @@ class Window:
         elif end >= self.trigger or self.trigger == NEVER:
             self.size = min(self.limits.max_size, max(self.limits.initial_size, 2 * self.size, 2 * size))
             self._aim(end)
-        self.expected = end
+        self.expected = self._noted = end
         return start, max(start, self.ahead)
 
     def advance(self, end: int) -> tuple[int, int]:
         """Note that a sequential hit passed ``trigger``; returns the range to read ahead, as (from, to)."""
         start = max(end, self.ahead)
         self.size = min(self.limits.max_size, 2 * self.size)
+        self._noted = end
         self._aim(end)
         return start, max(start, self.ahead)
 

@@ -241,6 +241,43 @@ async def test_what_arrives_before_it_is_read_is_followed_by_more_up_to_two_wind
             assert at + READAHEAD.max_size + FETCH_SIZE < furthest <= at + 2 * READAHEAD.max_size
 
 
+@pytest.mark.parametrize("n_readers", [2, 4])
+@pytest.mark.parametrize("piece", [MIB // 16, MIB // 4])
+async def test_readers_who_take_turns_on_one_file_are_read_ahead_for_each(
+    n_readers: int, piece: int, autojump_clock: trio.testing.MockClock
+) -> None:
+    origin, part = Origin(), 24 * MIB // n_readers
+    origin.seconds_per_byte = 0.1 / MIB
+    async with open_fscache(readahead=READAHEAD) as fscache:
+        await fscache.add_cache(MemoryBackend())
+        fscache.add_netfs(origin)
+        async with await fscache.open_file("origin://file") as file:
+            for at in range(0, part, piece):
+                for start in range(at, 24 * MIB, part):
+                    assert await file.read(start, piece) == DATA[start : start + piece]
+                    await trio.testing.wait_all_tasks_blocked()
+            await file.read(24 * MIB, MIB)
+            await file.inode.wait_stored()
+    assert without_gaps_or_overlaps(asked_for(origin))
+    # Each of them asks for some short ranges first, and at the end of its part.
+    assert len(asked_for(origin)) < 12 + 14 * n_readers
+
+
+async def test_more_readers_who_take_turns_than_are_known_get_what_they_ask_for(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    origin = Origin()
+    async with open_fscache(readahead=READAHEAD) as fscache:
+        await fscache.add_cache(MemoryBackend())
+        fscache.add_netfs(origin)
+        async with await fscache.open_file("origin://file") as file:
+            for at in range(4096, MIB, 4096):
+                for start in range(at, 24 * MIB, 4 * MIB):
+                    assert await file.read(start, 4096) == DATA[start : start + 4096]
+            await file.inode.wait_stored()
+    assert all(size == 4096 for _, size in asked_for(origin))
+
+
 async def test_without_a_cache_what_was_read_ahead_is_kept_for_its_reader(
     autojump_clock: trio.testing.MockClock,
 ) -> None:

@@ -146,3 +146,14 @@ def test_what_was_refused_is_asked_for_by_the_next_read() -> None:
     window.refused(asked)
     assert window.read(16 * MIB, MIB)[0] == asked
     assert window.ahead >= 17 * MIB + 8 * MIB
+
+
+def test_a_reader_is_known_by_coming_to_where_it_was_heard_of_or_has_been_read_ahead_for() -> None:
+    window = Window(Readahead(max_size=MIB, initial_size=128 * KIB))
+    assert window.comes_to(0)
+    window.read(0, 64 * KIB)
+    assert [window.comes_to(KIB * at) for at in (0, 63, 64, 192, 193)] == [False, False, True, True, False]
+    window.advance(128 * KIB)
+    assert [window.comes_to(KIB * at) for at in (127, 128, 384, 385)] == [False, True, True, False]
+    window.read(MIB, 4096)  # a jump
+    assert [window.comes_to(MIB + at) for at in (0, 4095, 4096, 4097)] == [False, False, True, False]
