@@ -74,7 +74,7 @@ class SshfsNetfs:
         outage_seconds: float | str = 15,
         keepalive_seconds: float | str | None = None,
         clock_margin_seconds: float | str = 2,
-        max_requests: int | str = 16,
+        max_requests: int | str = 128,
         max_open_files: int | str = 32,
     ) -> None:
         self._options = Options(

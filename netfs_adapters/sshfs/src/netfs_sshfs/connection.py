@@ -26,6 +26,7 @@ from netfs_sshfs.faults import (
     why_not_asked,
     why_not_connected,
 )
+from netfs_sshfs.flight import LARGEST_SIZE
 from netfs_sshfs.handles import Handles
 from netfs_sshfs.url import DEFAULT_PORT
 from netfs_sshfs.wire import Road
@@ -43,9 +44,9 @@ T = TypeVar("T")
 
 #: Measured on loopback: AES-GCM moves twice what ChaCha20, which asyncssh would choose, does.
 _CIPHERS = "^aes128-gcm@openssh.com,aes256-gcm@openssh.com"
-#: Bytes that the server may send before it must be told to go on: more than a few fetches ask for at once.
+#: Bytes that the server may send before it must be told to go on: not less than is asked for at once.
 #: Measured at 50 ms there and back: five times the speed that asyncssh's 2 MiB allow.
-_WINDOW_SIZE = 16 << 20
+_WINDOW_SIZE = LARGEST_SIZE
 _KEEPALIVE_SECONDS = 10.0
 _CLOSE_SECONDS = 2.0
 

@@ -19,6 +19,7 @@ import asyncssh
 
 from fscache_core.errors import StaleError
 from netfs_sshfs.faults import FAULTS
+from netfs_sshfs.flight import Flight
 from netfs_sshfs.loop import together
 from netfs_sshfs.version import Version
 
@@ -74,6 +75,7 @@ class Handles:
         self._sftp = sftp
         self._options = options
         self._in_order = in_order
+        self._flight = Flight()
         self._loop = asyncio.get_running_loop()
         self._handles: OrderedDict[weakref.ref[File], Handle] = OrderedDict()
         self._closing: set[asyncio.Task[None]] = set()
@@ -103,7 +105,9 @@ class Handles:
         handle.n_readers += 1
         try:
             await asyncio.shield(handle.opening)
-            reading = _Range(handle, offset, buffer, arrived, progressed, in_order=self._in_order)
+            reading = _Range(
+                handle, self._flight, offset, buffer, arrived, progressed, in_order=self._in_order
+            )
             began = self._loop.time()
             await reading.read(self._block_size, self._options.max_requests, self._check_size)
             if len(buffer) > self._block_size:  # else the time is that of the way there and back
@@ -173,6 +177,7 @@ class _Range:
     def __init__(
         self,
         handle: Handle,
+        flight: Flight,
         offset: int,
         buffer: memoryview,
         arrived: Callable[[int], None],
@@ -181,6 +186,7 @@ class _Range:
         in_order: bool,
     ) -> None:
         self._handle = handle
+        self._flight = flight
         self._offset = offset
         self._buffer = buffer
         self._size = len(buffer)
@@ -191,6 +197,7 @@ class _Range:
         # there; handed on.
         self._requested = self._received = self._asked = self._checked = self._told = 0
         self._islands: dict[int, int] = {}  # start -> end of what arrived beyond a gap
+        self._departing = asyncio.Lock()  # so that requests leave in the order of the file
 
     async def read(self, block_size: int, max_requests: int, check_size: int) -> None:
         """Read it all.
@@ -203,15 +210,22 @@ class _Range:
         await together(*(self._request(block_size, check_size) for _ in range(n_requests)))
 
     async def _request(self, block_size: int, check_size: int) -> None:
-        while self._requested < self._size:
-            start = self._requested
-            end = self._requested = min(start + block_size, self._size)
-            n_reads: int | None
-            if self._in_order and self._is_piece(end, check_size):
-                self._asked = end
-                n_reads, _ = await together(self._fill(start, end), self._check(end))
-            else:
-                n_reads = await self._fill(start, end)
+        while True:
+            async with self._departing:
+                start = self._requested
+                if start == self._size:
+                    return
+                end = self._requested = min(start + block_size, self._size)
+                departure = await self._flight.take_off(self._handle, end - start, self._progressed)
+            n_reads: int | None = None
+            try:
+                if self._in_order and self._is_piece(end, check_size):
+                    self._asked = end
+                    n_reads, _ = await together(self._fill(start, end), self._check(end))
+                else:
+                    n_reads = await self._fill(start, end)
+            finally:
+                self._flight.landed(departure, whole=n_reads == 1)
             if n_reads != 1 and self._in_order:
                 await self._handle.check()  # the one that was asked for went before the rest of the block
             self._islands[start] = end
