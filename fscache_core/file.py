@@ -214,7 +214,8 @@ class File:
 
     def _rest(self) -> None:
         """Read nothing ahead until the next miss."""
-        for window in (self._window, *self._other_windows):
+        self._window.rest()
+        for window in self._other_windows:
             window.rest()
 
     def _clamp(self, offset: int, size: int) -> int:
