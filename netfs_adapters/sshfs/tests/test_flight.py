@@ -122,7 +122,7 @@ def test_what_is_small_goes_before_the_rest_of_what_is_large() -> None:
     simulate(read_both())
 
 
-def test_of_one_file_who_came_first_goes_first() -> None:
+def test_of_one_stream_who_came_first_goes_first() -> None:
     async def read_in_order() -> None:
         flight, link = Flight(), Link(1e7, 0.01)
         asked: list[int] = []

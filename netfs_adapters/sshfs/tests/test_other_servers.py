@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 
 import asyncssh
 import pytest
+import trio
+import trio.testing
 
 from fscache_core.errors import OriginError, StaleError
 from netfs_sshfs import SshfsNetfs
@@ -122,6 +124,43 @@ class FailsToRead(asyncssh.SFTPServer):
 
     def read(self, file_obj: object, offset: int, size: int) -> bytes:
         raise asyncssh.SFTPFailure("Input/output error")
+
+
+async def test_who_jumps_does_not_wait_for_all_that_was_read_ahead(
+    tmp_path: Path, make_file: MakeFile, read: Read
+) -> None:
+    asked: list[int] = []  # offsets
+    busy, may_go_on = threading.Event(), threading.Event()
+
+    class Waits(asyncssh.SFTPServer):
+        """Answers when it is let."""
+
+        def read(self, file_obj: object, offset: int, size: int) -> bytes:
+            asked.append(offset)
+            busy.set()
+            may_go_on.wait()
+            data = super().read(file_obj, offset, size)
+            assert isinstance(data, bytes)
+            return data
+
+    data = random.Random(2).randbytes(20 * MIB)
+    path = make_file(tmp_path / "a", data)
+    async with serving(tmp_path, Waits) as (netfs, volume):
+        file = await netfs.look_up(volume, path)
+
+        async def check(offset: int, size: int) -> None:
+            assert await read(netfs, file, offset, size) == data[offset : offset + size]
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(check, 0, 4 * MIB)
+            await trio.to_thread.run_sync(busy.wait)
+            nursery.start_soon(check, 4 * MIB, 4 * MIB)
+            await trio.testing.wait_all_tasks_blocked()
+            nursery.start_soon(check, 16 * MIB, 4096)
+            await trio.testing.wait_all_tasks_blocked()
+            may_go_on.set()
+    # Of the 33, it would be the last.
+    assert asked.index(16 * MIB) < 24
 
 
 @pytest.mark.parametrize("server_version", ["Other_1", "OpenSSH_9.2"])

@@ -49,31 +49,34 @@ class _Turn:
 
 
 class Flight:
-    """The bytes in flight.  Files take turns; of one file, who came first goes first."""
+    """The bytes in flight.  Streams take turns; of one stream, who came first goes first.
+
+    A stream is whatever is read one after the other, such as ranges of a file each behind the last.
+    """
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
-        self._lanes: OrderedDict[object, deque[_Turn]] = OrderedDict()  # who wait, by file
+        self._lanes: OrderedDict[object, deque[_Turn]] = OrderedDict()  # who wait, by stream
         self._n_landed = 0  # bytes
         self._speed = 0.0  # bytes per second
         self._round_trip = math.inf  # seconds
         self.size = 0  #: bytes in flight
         self.limit = FIRST_SIZE  #: how many there may be
 
-    async def take_off(self, file: object, size: int, progressed: Callable[[], None]) -> Departure:
-        """Wait until ``size`` bytes of a file may be asked for.  `landed` must follow.
+    async def take_off(self, stream: object, size: int, progressed: Callable[[], None]) -> Departure:
+        """Wait until ``size`` bytes of a stream may be asked for.  `landed` must follow.
 
         Args:
           progressed: called while waiting, whenever anything landed.
         """
         if self._lanes or not self._fits(size):
             turn = _Turn(size, self._loop.create_future(), progressed)
-            self._lanes.setdefault(file, deque()).append(turn)
+            self._lanes.setdefault(stream, deque()).append(turn)
             try:
                 await turn.come
             except asyncio.CancelledError:
                 if turn.come.cancelled():
-                    self._leave(file, turn)
+                    self._leave(stream, turn)
                 else:
                     self.size -= size
                 self._call()
@@ -108,21 +111,21 @@ class Flight:
         return not self.size or self.size + size <= self.limit
 
     def _call(self) -> None:
-        """Let go of those for whom there is room, one file after the other."""
+        """Let go of those for whom there is room, one stream after the other."""
         while self._lanes:
-            file, lane = next(iter(self._lanes.items()))
+            stream, lane = next(iter(self._lanes.items()))
             turn = lane[0]
             if not turn.come.cancelled():
                 if not self._fits(turn.size):
                     break
                 self.size += turn.size
                 turn.come.set_result(None)
-            self._lanes.move_to_end(file)
-            self._leave(file, turn)
+            self._lanes.move_to_end(stream)
+            self._leave(stream, turn)
 
-    def _leave(self, file: object, turn: _Turn) -> None:
-        lane = self._lanes.get(file)
+    def _leave(self, stream: object, turn: _Turn) -> None:
+        lane = self._lanes.get(stream)
         if lane is not None and turn in lane:
             lane.remove(turn)
             if not lane:
-                del self._lanes[file]
+                del self._lanes[stream]

@@ -41,6 +41,7 @@ class Handle:
         self.opening = opening
         self.version = version
         self.n_readers = 0
+        self.streams: dict[int, object] = {}  #: by the offset where the last range of each ends
 
     @property
     def opened(self) -> bool:
@@ -103,10 +104,13 @@ class Handles:
         """
         handle = self._get(file)
         handle.n_readers += 1
+        end = offset + len(buffer)
+        # Who reads on takes turns with who jumps, who then does not wait for all that was read ahead.
+        stream = handle.streams[end] = handle.streams.pop(offset, None) or object()
         try:
             await asyncio.shield(handle.opening)
             reading = _Range(
-                handle, self._flight, offset, buffer, arrived, progressed, in_order=self._in_order
+                handle, self._flight, stream, offset, buffer, arrived, progressed, in_order=self._in_order
             )
             began = self._loop.time()
             await reading.read(self._block_size, self._options.max_requests, self._check_size)
@@ -114,6 +118,8 @@ class Handles:
                 speed = len(buffer) / max(self._loop.time() - began, 1e-6)
                 self._check_size = max(self._block_size, min(int(speed * _CHECK_SECONDS), _CHECK_SIZE_MAX))
         finally:
+            if handle.streams.get(end) is stream:
+                del handle.streams[end]
             handle.n_readers -= 1
             self._close_idle()
 
@@ -178,6 +184,7 @@ class _Range:
         self,
         handle: Handle,
         flight: Flight,
+        stream: object,
         offset: int,
         buffer: memoryview,
         arrived: Callable[[int], None],
@@ -187,6 +194,7 @@ class _Range:
     ) -> None:
         self._handle = handle
         self._flight = flight
+        self._stream = stream
         self._offset = offset
         self._buffer = buffer
         self._size = len(buffer)
@@ -216,7 +224,7 @@ class _Range:
                 if start == self._size:
                     return
                 end = self._requested = min(start + block_size, self._size)
-                departure = await self._flight.take_off(self._handle, end - start, self._progressed)
+                departure = await self._flight.take_off(self._stream, end - start, self._progressed)
             n_reads: int | None = None
             try:
                 if self._in_order and self._is_piece(end, check_size):
@@ -225,7 +233,7 @@ class _Range:
                 else:
                     n_reads = await self._fill(start, end)
             finally:
-                self._flight.landed(departure, whole=n_reads == 1)
+                self._flight.landed(departure, whole=n_reads is not None)
             if n_reads != 1 and self._in_order:
                 await self._handle.check()  # the one that was asked for went before the rest of the block
             self._islands[start] = end
