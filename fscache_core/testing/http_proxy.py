@@ -90,6 +90,7 @@ class _Relay(Conversation):
                 name: value for name, value in response.getheaders() if name.lower() not in _HOP_BY_HOP
             }
             if fault.content_range is not None and response.status == 206:
+                headers = {name: value for name, value in headers.items() if name.lower() != "content-range"}
                 headers["Content-Range"] = fault.content_range
             told = response.getheader("Content-Length")
             if told is not None and int(told) > 0 and self.command != "HEAD":

@@ -55,7 +55,7 @@ LASTING: list[tuple[Fault, type[OriginError], bool]] = [
     (Fault(status=500), OriginError, True),
     (Fault(status=503, body=b"<Error><Code>SlowDown</Code></Error>"), OriginError, True),
     (Fault(reset_after=0), OriginUnreachableError, True),
-    (Fault(reset_after=100_000), OriginUnreachableError, True),
+    (Fault(reset_after=10_000), OriginUnreachableError, True),
     (Fault(truncated_by=5000), OriginError, False),
     (Fault(extra=5000), OriginError, False),
     (Fault(content_range=f"bytes 0-5/{SIZE}"), OriginError, False),
@@ -63,7 +63,7 @@ LASTING: list[tuple[Fault, type[OriginError], bool]] = [
     (Fault(content_range="nonsense"), OriginError, False),
 ]
 # Each attempt gets further, so that the end is reached.
-PROGRESSING = [Fault(reset_after=700_000), Fault(short_by=1), Fault(short_by=100_000)]
+PROGRESSING = [Fault(reset_after=700_000), Fault(reset_after=100_000), Fault(short_by=1), Fault(short_by=100_000)]
 
 
 def name_of(value: object) -> str | None:
