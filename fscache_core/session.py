@@ -245,10 +245,11 @@ class Ended(BaseException):
 
 
 def run(function: Callable[P, Awaitable[T]]) -> Callable[P, T]:
-    """Make a command of an async function, which a signal to end cancels as Ctrl-C does.
+    """Make a command of an async function, which a signal to end cancels, and so does Ctrl-C.
 
     Raises:
-      Ended: there was one.
+      KeyboardInterrupt: Ctrl-C came; the function was cancelled and has ended.
+      Ended: another signal; likewise.
     """
 
     @wraps(function)
@@ -266,17 +267,24 @@ async def _until_told_to_end(function: Callable[[], Awaitable[T]]) -> T:
         async def watch() -> None:
             # One that is ignored (nohup) stays so.  The second one ends the program on the spot.
             numbers = [number for number in ending if signal.getsignal(number) is signal.SIG_DFL]
+            if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+                # A KeyboardInterrupt comes between any two steps, also of what must not be left half done.
+                numbers.append(signal.SIGINT)
+            if not numbers:
+                return
             with trio.open_signal_receiver(*numbers) as arriving:
                 async for number in arriving:
                     told.append(number)
                     scope.cancel()
-                    return
+                    break
+            if signal.SIGINT in told:
+                signal.signal(signal.SIGINT, signal.SIG_DFL)
 
         trio.lowlevel.spawn_system_task(watch)
         done = await function()
         if not told:
             return done
-    raise Ended(told[0])
+    raise KeyboardInterrupt if signal.SIGINT in told else Ended(told[0])
 
 
 def session_options(command: Callable[..., ExitStatus | None]) -> Callable[..., ExitStatus | None]:

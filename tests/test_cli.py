@@ -419,6 +419,37 @@ def test_a_cp_that_is_told_to_end_leaves_nothing_behind(
     assert list(target.iterdir()) == []
 
 
+def test_ctrl_c_comes_at_a_checkpoint_and_the_second_one_at_once() -> None:
+    program = """if True:
+        import signal, trio, trio.testing
+        from fscache_core.session import run
+
+        async def work():
+            await trio.testing.wait_all_tasks_blocked()
+            signal.raise_signal(signal.SIGINT)
+            print("went on", flush=True)
+            try:
+                await trio.sleep_forever()
+            finally:
+                with trio.CancelScope(shield=True):
+                    await trio.testing.wait_all_tasks_blocked()
+                print("cleaned up", flush=True)
+                SECOND
+
+        run(work)()
+    """
+    for second, told, status in [
+        ("", b"KeyboardInterrupt", -signal.SIGINT),
+        ("signal.raise_signal(signal.SIGINT); print('still there')", b"", -signal.SIGINT),
+    ]:
+        done = subprocess.run(
+            [sys.executable, "-c", program.replace("SECOND", second)], capture_output=True, check=False
+        )
+        assert done.stdout.splitlines() == [b"went on", b"cleaned up"]
+        assert done.stderr.splitlines()[-1:] == ([told] if told else [])
+        assert done.returncode == status
+
+
 def test_a_hangup_that_the_user_chose_to_survive_is_survived(
     shell: Shell, origin: CountingOrigin, tmp_path: Path
 ) -> None:
