@@ -63,7 +63,12 @@ LASTING: list[tuple[Fault, type[OriginError], bool]] = [
     (Fault(content_range="nonsense"), OriginError, False),
 ]
 # Each attempt gets further, so that the end is reached.
-PROGRESSING = [Fault(reset_after=700_000), Fault(reset_after=100_000), Fault(short_by=1), Fault(short_by=100_000)]
+PROGRESSING = [
+    Fault(reset_after=700_000),
+    Fault(reset_after=100_000),
+    Fault(short_by=1),
+    Fault(short_by=100_000),
+]
 
 
 def name_of(value: object) -> str | None:
