@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 from urllib.parse import quote
 
+import asyncssh
 import click
 import pytest
 
@@ -1581,7 +1582,7 @@ def test_sshfs_refused_and_unreachable_have_statuses_of_their_own(
     assert shell.output("cat", *MEMORY, "--netfs", good, url) == CONTENT
 
     key = tmp_path / "other_key"
-    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", key], check=True)
+    asyncssh.generate_private_key("ssh-ed25519").write_private_key(str(key))
     wrong = f"sshfs:known_hosts={fscache_sftp.known_hosts},client_keys={key}"
     assert fscache_sftp.host in shell.complaint(ExitStatus.PERMISSION, "cat", *MEMORY, "--netfs", wrong, url)
     assert "cli.missing" in shell.complaint(
