@@ -35,7 +35,10 @@ MIB = 1 << 20
 
 @contextlib.asynccontextmanager
 async def serving(
-    tmp_path: Path, server: type[asyncssh.SFTPServer] | None, server_version: str = "Other_1"
+    tmp_path: Path,
+    server: type[asyncssh.SFTPServer] | None,
+    server_version: str = "Other_1",
+    deadline_seconds: float = 60,
 ) -> AsyncIterator[tuple[SshfsNetfs, Volume]]:
     """asyncssh's server in a thread of its own, its SFTP done by ``server``; yields a volume of it."""
     host_key = asyncssh.generate_private_key("ssh-ed25519")
@@ -67,7 +70,9 @@ async def serving(
     listening.wait()
     known_hosts = tmp_path / "known_hosts"
     known_hosts.write_text(f"[127.0.0.1]:{port} {host_key.export_public_key().decode()}")
-    netfs = SshfsNetfs(config="", client_keys=tmp_path / "key", known_hosts=known_hosts)
+    netfs = SshfsNetfs(
+        config="", client_keys=tmp_path / "key", known_hosts=known_hosts, deadline_seconds=deadline_seconds
+    )
     volume = await netfs.open_volume(netfs.parse_url(f"sshfs://joe@127.0.0.1:{port}"))
     try:
         yield netfs, volume
@@ -124,6 +129,28 @@ class FailsToRead(asyncssh.SFTPServer):
 
     def read(self, file_obj: object, offset: int, size: int) -> bytes:
         raise asyncssh.SFTPFailure("Input/output error")
+
+
+class ListsSlowly(asyncssh.SFTPServer):
+    """Takes a second for each hundred names."""
+
+    async def scandir(self, path: bytes) -> AsyncIterator[asyncssh.SFTPName]:
+        n_names = 0
+        async for entry in super().scandir(path):
+            n_names += 1
+            if n_names % 100 == 0:
+                await asyncio.sleep(1)
+            yield entry
+
+
+async def test_a_listing_may_take_longer_than_the_deadline_if_it_comes(tmp_path: Path) -> None:
+    names = [f"{number:04}" for number in range(790)]
+    directory = tmp_path / "many"
+    directory.mkdir()
+    for name in names:
+        (directory / name).touch()
+    async with serving(tmp_path, ListsSlowly, deadline_seconds=5) as (netfs, volume):
+        assert [entry.name for entry in await netfs.list_directory(volume, str(directory))] == names
 
 
 async def test_who_jumps_does_not_wait_for_all_that_was_read_ahead(

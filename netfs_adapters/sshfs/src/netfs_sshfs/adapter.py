@@ -197,8 +197,11 @@ class SshfsNetfs:
 
             asked_ns = time.time_ns()
             entries = []
+            listed = []
             try:
-                listed = await session.sftp.readdir(wire_path(path))
+                async for entry in session.sftp.scandir(wire_path(path)):
+                    progressed()
+                    listed.append(entry)
             except SFTPError:
                 # Of a file most servers say that there is none.
                 with suppress(SFTPError):
