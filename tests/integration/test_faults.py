@@ -247,7 +247,7 @@ async def test_an_origin_that_goes_away_and_comes_back_is_read_on(
 ) -> None:
     origin = fscache_http_origin
     origin.put("a", data := content(4 * MIB))
-    async with open_fscache() as fscache:
+    async with open_fscache(readahead=Readahead(max_size=0)) as fscache:
         await add_cache(fscache)
         fscache.add_netfs(impatient(), scheme="http")
         async with await fscache.open_file(origin.url("a")) as file:

@@ -315,3 +315,16 @@ def test_a_profile_that_runs_a_command_is_asked_through_botocore(
     account = resolve_account(environ=environ, profile="run")
     assert account.identity.startswith("profile run ")
     assert _credential(account) == ("CMD", "s", None)
+
+
+def test_an_etag_is_the_same_with_and_without_its_quotes() -> None:
+    told, read = ObjectVersion(1, "5d41-3", None, 10**9), ObjectVersion(1, '"5d41-3"', None, 10**9)
+    assert told.differs_from(read) is None
+    assert read.differs_from(told) is None
+    assert read.check(told.encode(), 1) is AuxOutcome.NEEDS_UPDATE
+    other = ObjectVersion(1, '"5d41-2"', None, 10**9)
+    assert told.differs_from(other) is not None
+    assert other.check(told.encode(), 1) is AuxOutcome.OBSOLETE
+    weak = ObjectVersion(1, 'W/"5d41-3"', None, 10**9)
+    assert told.differs_from(weak) is not None
+    assert ObjectVersion(1, '""').differs_from(ObjectVersion(1)) is not None

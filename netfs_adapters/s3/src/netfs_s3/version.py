@@ -26,7 +26,7 @@ class ObjectVersion:
     """The evidence S3 gives.  Equal ETags mean equal bytes; the rest is for people and for reading by id."""
 
     size: int  #: bytes
-    e_tag: str | None = None  #: with its quotes, and ``W/`` if it is weak
+    e_tag: str | None = None  #: as it was told: with ``W/`` if it is weak, mostly with its quotes
     version_id: str | None = None  #: None in a bucket that was never versioned
     mtime_ns: int | None = None  #: Last-Modified, whole seconds
 
@@ -48,7 +48,8 @@ class ObjectVersion:
         if other.size != self.size:
             return f"size is {other.size}, not {self.size}"
         if self.e_tag is not None:
-            return None if other.e_tag == self.e_tag else f"ETag is {other.e_tag}, not {self.e_tag}"
+            same = _bare(other.e_tag) == _bare(self.e_tag)
+            return None if same else f"ETag is {other.e_tag}, not {self.e_tag}"
         if other.mtime_ns != self.mtime_ns:
             return "time of modification differs"
         return None
@@ -120,7 +121,12 @@ class ObjectVersion:
         # The same strong ETag under another date or version id: the same bytes, stored again.
         same = (
             self.if_match is not None
-            and stored.e_tag == self.e_tag
+            and _bare(stored.e_tag) == _bare(self.e_tag)
             and stored.size == object_size == self.size
         )
         return AuxOutcome.NEEDS_UPDATE if same else AuxOutcome.OBSOLETE
+
+
+def _bare(e_tag: str | None) -> str | None:
+    """An ETag without its quotes, which some servers leave out, Ceph 18 where parts were put together."""
+    return None if e_tag is None else e_tag.replace('"', "")
